@@ -1,0 +1,42 @@
+# Two commands do all the set-up on a fresh machine with Python 3.11: `make demo` and `make test`.
+PYTHON ?= python3.11
+EXTRA ?= cpu
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help venv venv-peers demo test lint lock flink clean
+
+help:  ## Say what there is
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
+
+venv: $(VENV)/.ready  ## Make .venv from the pinned lock (EXTRA=gpu on a machine with an NVIDIA GPU)
+
+$(VENV)/.ready: requirements/$(EXTRA).lock setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/$(EXTRA).lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+venv-peers: .venv-peers/.ready  ## Make .venv-peers, what benchmarks compare with (PyTorch)
+
+.venv-peers/.ready: requirements/peers.lock
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/peers.lock
+	touch $@
+
+demo: venv  ## Simulate a shop, then ingest, train, index, evaluate and recommend
+	$(BIN)/recsys demo
+
+test: venv  ## Lint, types and all tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+lint: venv  ## Mend what can be mended and report the rest
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/mypy
+
+clean:  ## Remove environments, runs and caches
+	rm -rf $(VENV) .venv-peers runs .pytest_cache .mypy_cache .ruff_cache

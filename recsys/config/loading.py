@@ -1,0 +1,108 @@
+"""The whole configuration: one YAML file, resolved, checked, and printed back in full."""
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from recsys.config.base import Section
+from recsys.config.data import DataConfig
+from recsys.config.evaluate import EvaluateConfig
+from recsys.config.index import IndexConfig
+from recsys.config.ingest import IngestConfig
+from recsys.config.model import ModelConfig
+from recsys.config.serve import ServeConfig
+from recsys.config.train import TrainConfig
+from recsys.errors import UserError
+
+_VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
+
+
+class Config(Section):
+    """Everything a run needs; each section belongs to one stage.
+
+    `workdir` receives what the stages make (`dataset/`, `model/`, `bundle/`, `report/`, `registry/`, `logs/`).
+    """
+
+    name: str
+    workdir: Path
+    seed: int = 1
+    data: DataConfig
+    ingest: IngestConfig = IngestConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    index: IndexConfig = IndexConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    serve: ServeConfig = ServeConfig()
+
+
+def _expand(value: Any, where: str) -> Any:
+    """Replace `${NAME}` and `${NAME:-default}` in every string by the environment's value."""
+    if isinstance(value, str):
+
+        def replace(match: re.Match[str]) -> str:
+            name, default = match.group(1), match.group(2)
+            found = os.environ.get(name, default)
+            if found is None:
+                raise UserError(
+                    f"{where}: the environment variable {name} is not set and has no default (${{{name}:-…}})."
+                )
+            return found
+
+        return _VARIABLE.sub(replace, value)
+    if isinstance(value, dict):
+        return {key: _expand(inner, f"{where}.{key}") for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_expand(inner, f"{where}[{index}]") for index, inner in enumerate(value)]
+    return value
+
+
+def _set(tree: dict[str, Any], assignment: str) -> None:
+    """Apply one `--set a.b=value` (the value is YAML)."""
+    path, equals, text = assignment.partition("=")
+    if not equals or not path:
+        raise UserError(f"--set {assignment}: expected KEY.PATH=VALUE, for example train.epochs=3.")
+    *parents, leaf = path.strip().split(".")
+    node = tree
+    for key in parents:
+        inner = node.setdefault(key, {})
+        if not isinstance(inner, dict):
+            raise UserError(f"--set {assignment}: '{key}' is not a section.")
+        node = inner
+    node[leaf] = yaml.safe_load(text)
+
+
+def parse_config(tree: dict[str, Any], where: str = "configuration") -> Config:
+    """Check a parsed YAML tree; raises UserError that names every wrong key by its path in one paragraph."""
+    try:
+        return Config.model_validate(_expand(tree, where))
+    except ValidationError as error:
+        problems = []
+        for item in error.errors():
+            path = ".".join(str(part) for part in item["loc"]) or "(top level)"
+            if item["type"] == "extra_forbidden":
+                problems.append(f"{path}: no such key")
+            elif item["type"] == "missing":
+                problems.append(f"{path}: required, but missing")
+            else:
+                problems.append(f"{path}: {item['msg']}, got {item['input']!r}")
+        raise UserError(f"{where}: " + "; ".join(problems) + ".") from None
+
+
+def load_config(path: Path, overrides: tuple[str, ...] = ()) -> Config:
+    """Read one YAML file, apply `--set` overrides, expand environment variables and check every key."""
+    path = Path(path)
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such configuration file; the ones that ship are in configs/.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: expected keys such as name, data and train at the top level, found {tree!r}.")
+    for assignment in overrides:
+        _set(tree, assignment)
+    return parse_config(tree, str(path))

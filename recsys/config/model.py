@@ -1,0 +1,7 @@
+"""Configuration of the towers."""
+
+from recsys.config.base import Section
+
+
+class ModelConfig(Section):
+    """The towers."""

@@ -1,0 +1,1 @@
+"""Request handling around recsys/scoring and its HTTP app."""

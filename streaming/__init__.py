@@ -1,0 +1,1 @@
+"""Events, transport, joins and the error memory. Filled by the online half."""
