@@ -1,0 +1,1 @@
+"""Metrics, full-catalogue and time-sliced evaluation, baselines, and the report."""
