@@ -1,0 +1,304 @@
+"""The stages in order, each skipped where its result is there already, made from the same inputs and settings.
+
+After a stage its fingerprint (settings, identities of its inputs, version) and the identity of what it made are stamped
+into `<workdir>/.stamps/<stage>.json`. Results appear whole or not at all and every stage is deterministic, so a run
+that was killed at any instant and is started again ends with what an undisturbed one makes.
+"""
+
+import contextlib
+import fcntl
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recsys import __version__, registry
+from recsys.artifacts import fingerprint, open_artifact, sha256_file, write_atomic
+from recsys.config import Config
+from recsys.errors import UserError
+
+if TYPE_CHECKING:
+    from recsys.dataset_folder import DatasetFolder
+    from recsys.datasets.source import RawSource
+
+MODEL_KIND = "model"
+MODEL_FORMAT = 1
+STAGES = ("ingest", "train", "index", "evaluate", "publish")
+LOCK_SECONDS = 10.0
+"""How long a command waits for another one in the same workdir (a killed one's last child, say) before it gives up."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a stage made: where it is, which content it has, and how long it took (None: it was there already)."""
+
+    stage: str
+    path: Path
+    identity: str
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """The stages of one configuration in its workdir. `force` makes a stage's result again though it is there."""
+
+    config: Config
+    quiet: bool = False
+    force: bool = False
+
+    @property
+    def workdir(self) -> Path:
+        """The folder that receives everything."""
+        return self.config.workdir
+
+    @property
+    def dataset_path(self) -> Path:
+        """Where ingestion puts the data set."""
+        return self.workdir / "dataset"
+
+    @property
+    def model_path(self) -> Path:
+        """Where training puts the model."""
+        return self.workdir / "model"
+
+    @property
+    def bundle_path(self) -> Path:
+        """Where indexing puts the bundle."""
+        return self.workdir / "bundle"
+
+    @property
+    def report_path(self) -> Path:
+        """Where evaluation puts metrics.json and report.html."""
+        return self.workdir / "report"
+
+    @property
+    def registry_path(self) -> Path:
+        """Where bundles are published."""
+        return self.workdir / "registry"
+
+    def run(self, tell: Callable[[Made], None] = lambda made: None) -> list[Made]:
+        """All stages; `tell` hears of each as it ends."""
+        made = []
+        for stage in STAGES:
+            made.append(getattr(self, stage)())
+            tell(made[-1])
+        return made
+
+    def load_source(self) -> "RawSource":
+        """Open the raw data; the simulator writes its logs under the workdir first."""
+        from recsys.datasets.load import load_source
+
+        return load_source(self.config.data, self.config.seed, self.workdir)
+
+    def ingest(self) -> Made:
+        """Raw data to data set."""
+        from recsys.ingestion.job import ingest
+
+        with self._locked():
+            source = self.load_source()
+            inputs = {
+                "data": self._settings("data"),
+                "ingest": self._settings("ingest"),
+                "seed": self.config.seed,
+                "files": _files(source),
+            }
+            return self._stage(
+                "ingest",
+                inputs,
+                self.dataset_path,
+                _dataset_id,
+                lambda key: ingest(source, self.config.ingest, self.dataset_path, quiet=self.quiet),
+            )
+
+    def train(self) -> Made:
+        """Data set to model; resumes from the checkpoints of a run that was killed."""
+        with self._locked():
+            dataset = self._dataset()
+            inputs = {
+                "dataset": dataset.artifact.artifact_id,
+                "model": self._settings("model"),
+                "train": self._settings("train"),
+                "seed": self.config.seed,
+            }
+            checkpoints = self.workdir / "checkpoints"
+
+            def make(key: str) -> None:
+                from recsys.retrieval.job import train
+
+                train(
+                    dataset,
+                    self.config.model,
+                    self.config.train,
+                    self.config.seed,
+                    self.model_path,
+                    checkpoints=checkpoints / key[:16],
+                    logs=self.workdir / "logs",
+                    quiet=self.quiet,
+                )
+
+            made = self._stage("train", inputs, self.model_path, _model_id, make)
+            shutil.rmtree(checkpoints, ignore_errors=True)
+            return made
+
+    def index(self) -> Made:
+        """Data set and model to bundle."""
+        with self._locked():
+            dataset = self._dataset()
+            model = open_artifact(self.model_path, MODEL_KIND, MODEL_FORMAT)
+            if model.manifest.get("dataset") != dataset.artifact.artifact_id:
+                raise UserError(
+                    f"{self.model_path}: this model was trained on data set {model.manifest.get('dataset')}, but "
+                    f"{self.dataset_path} is data set {dataset.artifact.artifact_id}, whose ids mean something else; "
+                    "train the model again with 'recsys train'."
+                )
+            inputs = {
+                "dataset": dataset.artifact.artifact_id,
+                "model": model.artifact_id,
+                "index": self._settings("index"),
+                "seed": self.config.seed,
+            }
+
+            def make(key: str) -> None:
+                from recsys.index.job import build_bundle
+
+                build_bundle(dataset, self.model_path, self.config.index, self.bundle_path, quiet=self.quiet)
+
+            return self._stage("index", inputs, self.bundle_path, _bundle_id, make)
+
+    def evaluate(self) -> Made:
+        """Data set and bundle to report."""
+        with self._locked():
+            dataset = self._dataset()
+            inputs = {
+                "dataset": dataset.artifact.artifact_id,
+                "bundle": _bundle_id(self.bundle_path),
+                "evaluate": self._settings("evaluate"),
+                "seed": self.config.seed,
+            }
+
+            def make(key: str) -> None:
+                from recsys.evaluation.job import evaluate
+
+                evaluate(
+                    dataset,
+                    self.bundle_path,
+                    self.config.evaluate,
+                    self.report_path,
+                    seed=self.config.seed,
+                    quiet=self.quiet,
+                )
+
+            return self._stage("evaluate", inputs, self.report_path, _report_id, make)
+
+    def publish(self) -> Made:
+        """Bundle to registry, and current there; its measured figures go along where it was evaluated."""
+        started = time.perf_counter()
+        with self._locked():
+            stamp = self._stamp("evaluate")
+            evaluated = stamp is not None and stamp.get("bundle") == _bundle_id(self.bundle_path)
+            figures = headline(self.metrics()) if evaluated else {}
+            before = registry.current(self.registry_path) if (self.registry_path / registry.CURRENT).exists() else None
+            published = registry.publish(self.registry_path, self.bundle_path, metrics=figures, why=self.config.name)
+            now = registry.promote(self.registry_path, published.artifact_id, why=f"recsys run, {self.config.name}")
+            seconds = None if before == now else time.perf_counter() - started
+            return Made("publish", published.path, published.artifact_id, seconds)
+
+    def metrics(self) -> dict[str, Any]:
+        """What evaluation measured; raises UserError where nothing was evaluated yet."""
+        path = self.report_path / "metrics.json"
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(f"{path}: not there; evaluate the bundle first with 'recsys evaluate'.") from None
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise UserError(f"{path}: not readable as JSON ({error}); run 'recsys evaluate --force'.") from None
+
+    def _dataset(self) -> "DatasetFolder":
+        from recsys.dataset_folder import DatasetFolder
+
+        return DatasetFolder.open(self.dataset_path)
+
+    def _settings(self, section: str) -> Any:
+        return getattr(self.config, section).model_dump(mode="json")
+
+    def _stamp(self, stage: str) -> dict[str, Any] | None:
+        try:
+            return json.loads((self.workdir / ".stamps" / f"{stage}.json").read_text(encoding="utf-8"))
+        except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+            return None
+
+    def _stage(
+        self,
+        stage: str,
+        inputs: Mapping[str, Any],
+        path: Path,
+        identity: Callable[[Path], str],
+        make: Callable[[str], object],
+    ) -> Made:
+        """Make `path`, or find it made from the same inputs. `make` gets the fingerprint."""
+        key = fingerprint({"stage": stage, "version": __version__, **inputs})
+        stamp = self._stamp(stage)
+        if stamp is not None and stamp["fingerprint"] == key and not self.force:
+            with contextlib.suppress(UserError, FileNotFoundError):
+                if identity(path) == stamp["made"]:
+                    return Made(stage, path, stamp["made"], None)
+        started = time.perf_counter()
+        make(key)
+        made = Made(stage, path, identity(path), time.perf_counter() - started)
+        links = {name: value for name, value in inputs.items() if name in ("dataset", "model", "bundle")}
+        stamp = {**{k: v for k, v in links.items() if isinstance(v, str)}, "fingerprint": key, "made": made.identity}
+        write_atomic(self.workdir / ".stamps" / f"{stage}.json", json.dumps(stamp, indent=1).encode("utf-8"))
+        return made
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the workdir alone: two commands that make the same thing at once would take it from each other."""
+        self.workdir.mkdir(parents=True, exist_ok=True)
+        deadline = time.monotonic() + LOCK_SECONDS
+        with open(self.workdir / ".lock", "w", encoding="utf-8") as lock:
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise UserError(
+                            f"{self.workdir}: another recsys command works in this folder; wait for it to end, or "
+                            "choose another one with --set workdir=FOLDER."
+                        ) from None
+                    time.sleep(0.1)
+            yield
+
+
+def headline(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The few figures of an evaluation that the registry shows beside a bundle."""
+    return {name: float(value) for name, value in metrics["headline"].items()}
+
+
+def _files(source: "RawSource") -> list[list[str | int]]:
+    """Path, size and time of change of every raw file: with equal ones the content is taken to be equal."""
+    tables = (table for table in (source.events, source.items, source.users) if table is not None)
+    names: Iterable[str] = sorted({shard.file for table in tables for shard in table.shards()})
+    stats = [(name, Path(name).stat()) for name in names]
+    return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
+
+
+def _dataset_id(path: Path) -> str:
+    from recsys.dataset_folder import DatasetFolder
+
+    return DatasetFolder.open(path).artifact.artifact_id
+
+
+def _model_id(path: Path) -> str:
+    return open_artifact(path, MODEL_KIND, MODEL_FORMAT).artifact_id
+
+
+def _bundle_id(path: Path) -> str:
+    return open_artifact(path, registry.BUNDLE_KIND, registry.BUNDLE_FORMAT).artifact_id
+
+
+def _report_id(path: Path) -> str:
+    return sha256_file(path / "metrics.json")[:16]

@@ -1,0 +1,166 @@
+"""A loaded bundle: queries to vectors to items, with names. What evaluation, replay and serving share."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from recsys.artifacts import Artifact, open_artifact
+from recsys.dataset_folder import read_parquet
+from recsys.encoding.vocabulary import Vocabulary
+from recsys.errors import UserError
+from recsys.registry import BUNDLE_FORMAT, BUNDLE_KIND
+from recsys.schema import FIRST_VALUE_ID, ITEM, USER, Schema
+from recsys.scoring.history import Histories
+from recsys.scoring.query import Query, QueryEncoder
+from recsys.scoring.towers import Tower, load_tower
+
+if TYPE_CHECKING:
+    from recsys.index.vectors import VectorIndex
+
+
+@dataclass(frozen=True)
+class Recommended:
+    """One recommended item: its raw id, title (None where the data have none) and score, the cosine of the vectors."""
+
+    item: str
+    title: str | None
+    score: float
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedBundle:
+    """An opened bundle. Towers and index are loaded at first use; `warm` does that ahead of traffic.
+
+    Every method may be called from many threads once the bundle is warm.
+    """
+
+    artifact: Artifact
+    schema: Schema
+    vocabularies: Mapping[str, Vocabulary]
+    items: pa.Table
+    histories: Histories
+    encoder: QueryEncoder
+
+    @classmethod
+    def open(cls, path: Path, *, verify: bool = False) -> "LoadedBundle":
+        """Open and check a bundle folder; raises UserError for a missing, truncated or inconsistent one."""
+        artifact = open_artifact(Path(path), BUNDLE_KIND, BUNDLE_FORMAT, verify=verify)
+        folder = artifact.path
+        schema = Schema.model_validate_json((folder / "model" / "schema.json").read_text(encoding="utf-8"))
+        vocabularies = {
+            name: Vocabulary.read(folder / "vocabulary" / f"{name}.parquet") for name in schema.vocabularies
+        }
+        items, users = read_parquet(folder / "items.parquet"), read_parquet(folder / "users.parquet")
+        for name, table in ((ITEM, items), (USER, users)):
+            if len(table) + FIRST_VALUE_ID != vocabularies[name].size:
+                raise UserError(
+                    f"{folder}: {name}s.parquet has {len(table)} rows, but vocabulary/{name}.parquet has "
+                    f"{vocabularies[name].size - FIRST_VALUE_ID} values; the vocabulary is another data set's. Make "
+                    "the bundle again with 'recsys index'."
+                )
+        encoder = QueryEncoder(schema, vocabularies, users, {})
+        return cls(artifact, schema, vocabularies, items, Histories.open(folder / "histories"), encoder)
+
+    @property
+    def bundle_id(self) -> str:
+        """The bundle's identity, which every answer carries."""
+        return self.artifact.artifact_id
+
+    @cached_property
+    def query_tower(self) -> Tower:
+        """Query arrays to vectors."""
+        return load_tower(self.artifact.path / "model" / "query_tower")
+
+    @cached_property
+    def item_tower(self) -> Tower:
+        """Item arrays to vectors."""
+        return load_tower(self.artifact.path / "model" / "item_tower")
+
+    @cached_property
+    def index(self) -> "VectorIndex":
+        """The retrieval index of the item vectors."""
+        from recsys.index.vectors import open_index
+
+        return open_index(self.artifact.path / "index")
+
+    def warm(self) -> None:
+        """Load all that an answer needs and answer once, so that the first request is as quick as the next."""
+        self.recommend([Query()], 1)
+
+    def embed_queries(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Vectors of encoded queries, `[n, dim] float32`, L2-normalised."""
+        return self.query_tower(arrays)
+
+    def embed_items(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Vectors of encoded items, `[m, dim] float32`, L2-normalised; for items that the index does not hold yet."""
+        return self.item_tower(arrays)
+
+    def retrieve(
+        self, vectors: np.ndarray, k: int, exclude: Sequence[np.ndarray] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The k best items of each query vector: ids `[n, k] int32` and scores `[n, k] float32`, best first.
+
+        `exclude` holds item ids `[any]` for each query that must not appear. Where fewer than k are found the row ends
+        with id -1 and score -inf.
+        """
+        excluded = None
+        if exclude is not None:
+            offsets = np.cumsum([0, *(len(one) for one in exclude)], dtype=np.int64)
+            excluded = offsets, np.concatenate([*exclude, np.empty(0, np.int64)]).astype(np.int64)
+        ids, scores = self.index.search(vectors, k, exclude=excluded)
+        return ids.astype(np.int32), scores
+
+    def recommend(self, queries: Sequence[Query], k: int, *, exclude_seen: bool = True) -> list[list[Recommended]]:
+        """Encode, embed, retrieve and name: at most k items for each query, best first.
+
+        `exclude_seen` leaves out what the user is known to have chosen and what the query gives as history.
+        """
+        vectors = self.embed_queries(self.encoder.encode(queries))
+        ids, scores = self.retrieve(vectors, k, self.seen(queries) if exclude_seen else None)
+        return [self.named(row[row >= 0], marks[row >= 0]) for row, marks in zip(ids, scores, strict=True)]
+
+    def seen(self, queries: Sequence[Query]) -> list[np.ndarray]:
+        """Item ids that each query's user is known to have chosen, the query's own history included."""
+        given = [self.encoder.item_ids(query.history or ()) for query in queries]
+        users = self.encoder.user_ids(queries)
+        return [np.concatenate([self.histories.of(int(user)), more]) for user, more in zip(users, given, strict=True)]
+
+    def named(self, ids: np.ndarray, scores: np.ndarray) -> list[Recommended]:
+        """Raw ids and titles of item ids (each 3 or more) beside their scores."""
+        rows = pa.array(np.asarray(ids, np.int64) - FIRST_VALUE_ID)
+        raw, titles = self.items["raw"].take(rows).to_pylist(), self.titles(ids)
+        return [Recommended(*one) for one in zip(raw, titles, map(float, scores), strict=True)]
+
+    def titles(self, ids: Iterable[int] | np.ndarray) -> list[Any]:
+        """Titles of item ids (each 3 or more), None where the data have none."""
+        rows = pa.array(np.asarray(ids, np.int64) - FIRST_VALUE_ID)
+        return self.items["title"].take(rows).to_pylist() if "title" in self.items.column_names else [None] * len(rows)
+
+    def history(self, user: str) -> list[Recommended]:
+        """What a known user chose, oldest first (score 0); raises UserError where the bundle does not hold the user."""
+        known = int(self.encoder.user_ids([Query(user=user)])[0])
+        if known < FIRST_VALUE_ID:
+            raise UserError(
+                f"user '{user}': not among the {len(self.encoder.users)} users of {self.artifact.path}; give a known "
+                "one, or ask with --history ITEM,ITEM,… instead."
+            )
+        ids = self.histories.of(known)
+        return self.named(ids, np.zeros(len(ids)))
+
+    def named_raw(self, items: Sequence[str]) -> list[Recommended]:
+        """Titles of raw item ids (score 0); raises UserError for one that the catalogue does not hold."""
+        ids = self.encoder.item_ids(items)
+        unknown = np.flatnonzero(ids < FIRST_VALUE_ID)
+        if len(unknown):
+            raise UserError(f"item '{items[unknown[0]]}': not in the catalogue of {self.artifact.path}.")
+        return self.named(ids, np.zeros(len(ids)))
+
+    def typical_user(self) -> str:
+        """Raw id of a user whose history has the median length, to show as an example."""
+        lengths = np.diff(self.histories.offsets)
+        return str(self.encoder.users["raw"][int(np.argsort(lengths, kind="stable")[len(lengths) // 2])].as_py())

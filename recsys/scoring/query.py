@@ -1,0 +1,160 @@
+"""A raw question to the arrays that the query tower reads, with the vocabularies and tables of one bundle."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from recsys.dataset_folder import dense_column, pad_lists
+from recsys.encoding.vocabulary import Vocabulary
+from recsys.errors import UserError
+from recsys.schema import FIRST_VALUE_ID, ITEM, MISSING_ID, PADDING_ID, USER, Field, Kind, Schema, Side
+
+
+@dataclass(frozen=True)
+class Query:
+    """What someone asks, all of it raw: a known user's id, or what is known of a stranger, or both.
+
+    `features` overrides the stored user features by field name, `context` gives the context fields; a multi-valued one
+    is a list. `history` (raw item ids, oldest first) replaces the stored history; None keeps it.
+    """
+
+    user: str | None = None
+    features: Mapping[str, Any] = field(default_factory=dict)
+    context: Mapping[str, Any] = field(default_factory=dict)
+    history: Sequence[str] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class QueryEncoder:
+    """Encodes queries as ingestion encoded the data set.
+
+    `users` is the data set's users table (row = id - 3). `item_columns` holds, for each event column that a sequence
+    collects besides the item itself, its value by item id as of the end of the data.
+    """
+
+    schema: Schema
+    vocabularies: Mapping[str, Vocabulary]
+    users: pa.Table
+    item_columns: Mapping[str, np.ndarray]
+
+    def encode(self, queries: Sequence[Query]) -> dict[str, np.ndarray]:
+        """Arrays by data set column, batch first (docs/contracts.md, 'SavedModel signature'; numeric float32).
+
+        Raises UserError naming the query's field that the schema lacks or whose value has the wrong type.
+        """
+        ids = self.user_ids(queries)
+        arrays: dict[str, np.ndarray] = {USER: ids}
+        static = (Kind.CATEGORICAL, Kind.MULTI_VALUED, Kind.NUMERIC)
+        user_fields, context_fields = self.schema.of(Side.USER, *static), self.schema.of(Side.CONTEXT, *static)
+        _check_names("features", (query.features for query in queries), user_fields)
+        _check_names("context", (query.context for query in queries), context_fields)
+        for one in user_fields:
+            stored = self._stored[one.name][ids]
+            arrays[one.name] = self._overridden(one, stored, [query.features for query in queries], "features")
+        for one in context_fields:
+            nothing = _missing(one, len(queries))
+            arrays[one.name] = self._overridden(one, nothing, [query.context for query in queries], "context")
+        for one in self.schema.fields:
+            if one.kind is Kind.SEQUENCE and one.side is not Side.ITEM:
+                arrays[one.name] = self._sequence(one, ids, queries)
+        return arrays
+
+    def user_ids(self, queries: Sequence[Query]) -> np.ndarray:
+        """User ids, `[n] int32`: 1 where none is given, 2 for one that the data set does not hold."""
+        return self.vocabularies[USER].encode(pa.array([query.user for query in queries], pa.string()))
+
+    def item_ids(self, raw: Sequence[str]) -> np.ndarray:
+        """Item ids of raw ones, `[n] int32`, 2 for those that the catalogue does not hold."""
+        return self.vocabularies[ITEM].encode(pa.array(list(raw), pa.string()))
+
+    @cached_property
+    def _stored(self) -> dict[str, np.ndarray]:
+        """The users' features by id, the special ids in front."""
+        static = self.schema.of(Side.USER, Kind.CATEGORICAL, Kind.MULTI_VALUED, Kind.NUMERIC)
+        return {one.name: dense_column(self.users[one.name], one) for one in static}
+
+    def _overridden(self, one: Field, arrays: np.ndarray, given: Sequence[Mapping[str, Any]], where: str) -> np.ndarray:
+        """`arrays` with the rows replaced whose query gives a raw value for the field (null: missing)."""
+        rows = [row for row, values in enumerate(given) if one.name in values]
+        if not rows:
+            return arrays
+        raw = [given[row][one.name] for row in rows]
+        if one.kind is Kind.NUMERIC:
+            encoded = np.array([_number(value, f"{where}.{one.name}") for value in raw], np.float32)
+        elif one.kind is Kind.CATEGORICAL:
+            encoded = self.vocabularies[one.vocabulary_name].encode(_texts(raw, f"{where}.{one.name}"))
+        else:
+            encoded = self._multi_valued(one, raw, f"{where}.{one.name}")
+            width = max(encoded.shape[1], arrays.shape[1])
+            arrays, encoded = _widen(arrays, width), _widen(encoded, width)
+        replaced = arrays.copy()
+        replaced[rows] = encoded
+        return replaced
+
+    def _multi_valued(self, one: Field, raw: Sequence[Any], where: str) -> np.ndarray:
+        lists = [
+            [] if value is None else value.split(one.separator) if isinstance(value, str) and one.separator else value
+            for value in raw
+        ]
+        if not all(isinstance(values, list | tuple) for values in lists):
+            raise UserError(f"{where}: expected a list of values, found {raw[0]!r}.")
+        flat = _texts([value for values in lists for value in dict.fromkeys(values)], where)
+        sizes = [len(dict.fromkeys(values)) for values in lists]
+        ids = pa.array(self.vocabularies[one.vocabulary_name].encode(flat))
+        padded = pad_lists(pa.ListArray.from_arrays(pa.array(np.cumsum([0, *sizes]), pa.int32()), ids))
+        padded[np.array(sizes) == 0, 0] = MISSING_ID
+        return padded
+
+    def _sequence(self, one: Field, ids: np.ndarray, queries: Sequence[Query]) -> np.ndarray:
+        """Sequence field `[n, length] int32`: from the users table, or from the query's own history."""
+        assert one.length is not None
+        known = ids >= FIRST_VALUE_ID
+        arrays = np.full((len(queries), one.length), PADDING_ID, np.int32)
+        if known.any():
+            rows = pa.array(ids[known].astype(np.int64) - FIRST_VALUE_ID)
+            arrays[known] = pad_lists(self.users[one.name].take(rows), one.length)
+        for row, query in enumerate(queries):
+            if query.history is not None:
+                items = self.item_ids(query.history[-one.length :])
+                values = items if one.of == ITEM else self.item_columns[str(one.of)][items]
+                arrays[row] = PADDING_ID
+                arrays[row, : len(values)] = values
+        return arrays
+
+
+def _check_names(where: str, given: Iterable[Mapping[str, Any]], fields: Sequence[Field]) -> None:
+    known = [one.name for one in fields]
+    unknown = sorted({name for values in given for name in values} - set(known))
+    if unknown:
+        raise UserError(f"{where}.{unknown[0]}: the data set has no such field; it has {known or 'none on this side'}.")
+
+
+def _missing(one: Field, rows: int) -> np.ndarray:
+    if one.kind is Kind.NUMERIC:
+        return np.full(rows, np.nan, np.float32)
+    return np.full((rows, 1) if one.kind is Kind.MULTI_VALUED else rows, MISSING_ID, np.int32)
+
+
+def _widen(arrays: np.ndarray, width: int) -> np.ndarray:
+    return np.pad(arrays, ((0, 0), (0, width - arrays.shape[1])), constant_values=PADDING_ID)
+
+
+def _number(value: Any, where: str) -> float:
+    try:
+        return float("nan") if value is None else float(value)
+    except (TypeError, ValueError):
+        raise UserError(f"{where}: expected a number or null, found {value!r}.") from None
+
+
+def _texts(values: Sequence[Any], where: str) -> pa.Array:
+    """Raw values as the text that vocabularies hold: numbers and booleans as Arrow writes them."""
+    texts = []
+    for value in values:
+        if value is not None and not isinstance(value, str | int | float | bool):
+            raise UserError(f"{where}: expected text, a number or null, found {value!r}.")
+        texts.append(value if value is None or isinstance(value, str) else pa.scalar(value).cast(pa.string()).as_py())
+    return pa.array(texts, pa.string())
