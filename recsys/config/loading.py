@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from recsys.config.base import Section
 from recsys.config.data import DataConfig
@@ -75,6 +76,17 @@ def _set(tree: dict[str, Any], assignment: str) -> None:
     node[leaf] = yaml.safe_load(text)
 
 
+def _keys(problem: ErrorDetails, tree: Any) -> list[str]:
+    """The keys to a problem's place in the tree; pydantic puts the tag of a chosen variant among them, YAML does not."""
+    keys = []
+    for part in problem["loc"]:
+        inner = part in tree if isinstance(tree, dict) else isinstance(tree, list) and isinstance(part, int)
+        if inner or (problem["type"] == "missing" and part == problem["loc"][-1]):
+            keys.append(str(part))
+            tree = tree[part] if inner else None
+    return keys
+
+
 def parse_config(tree: dict[str, Any], where: str = "configuration") -> Config:
     """Check a parsed YAML tree; raises UserError that names every wrong key by its path in one paragraph."""
     try:
@@ -82,13 +94,14 @@ def parse_config(tree: dict[str, Any], where: str = "configuration") -> Config:
     except ValidationError as error:
         problems = []
         for item in error.errors():
-            path = ".".join(str(part) for part in item["loc"]) or "(top level)"
+            path = ".".join(_keys(item, tree)) or "(top level)"
             if item["type"] == "extra_forbidden":
                 problems.append(f"{path}: no such key")
             elif item["type"] == "missing":
                 problems.append(f"{path}: required, but missing")
             else:
-                problems.append(f"{path}: {item['msg']}, got {item['input']!r}")
+                found = "" if isinstance(item["input"], dict) else f", got {item['input']!r}"
+                problems.append(f"{path}: {item['msg']}{found}")
         raise UserError(f"{where}: " + "; ".join(problems) + ".") from None
 
 

@@ -1,0 +1,108 @@
+"""Parameters of the simulated shop (recsys/datasets/simulator, docs/simulator.md)."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+import pydantic
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from recsys.config.base import Section
+
+Share = Annotated[float, pydantic.Field(ge=0, le=1)]
+
+
+class Drift(Section):
+    """One change of taste on the schedule, as an addition to the log-odds of a click.
+
+    `along` is an item field (`category` or `brand`), whose value `value` gains `strength`; or `latent`: a hidden half
+    of the users comes to like a hidden group of items by `strength` and the other half to dislike it by as much, and no
+    field shows who or which. `abrupt` holds from `day` to `until` (default: the end), `gradual` grows linearly from
+    `day` to `until` and stays, `seasonal` follows a sine of `period_days` that starts at zero, rising, at `day`.
+    """
+
+    kind: Literal["abrupt", "gradual", "seasonal"]
+    along: Literal["category", "brand", "latent"]
+    value: NonNegativeInt | None = None
+    day: NonNegativeFloat = 0.0
+    until: PositiveFloat | None = None
+    period_days: PositiveFloat | None = None
+    strength: float
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Drift":
+        if self.along != "latent" and self.value is None:
+            raise ValueError(f"drift along '{self.along}' needs 'value', the number of the field's value")
+        if self.kind == "seasonal" and self.period_days is None:
+            raise ValueError("seasonal drift needs 'period_days'")
+        if self.kind == "gradual" and (self.until is None or self.until <= self.day):
+            raise ValueError("gradual drift needs 'until', a day after 'day'")
+        return self
+
+
+class SimulatorData(Section):
+    """Size and habits of the shop; the defaults make two weeks of a middling one.
+
+    Catalogue: `items` at the start and `new_items_per_day` more each day, in `clusters` taste clusters of a
+    `latent_dim`-dimensional space. Fields: `categories`, `brands` and `tags` values that follow the clusters with
+    `field_noise` (share of values drawn at random), and `noise_*_fields` fields of `noise_values` values that depend on
+    nothing. Exposure: shown items follow a Zipf law of `popularity_exponent` times a life curve of
+    `life_half_life_hours`; a share `exploration` of the slots is drawn uniformly. Clicks: `click_rate` is the mean
+    click probability of an average item at position 1, a position p is examined with probability
+    p^-`position_bias`, and `taste` scales what users like in log-odds. Clicks are reported after a log-normal delay
+    with median `delay_median_s` and log-deviation `delay_sigma`.
+    """
+
+    users: PositiveInt = 20_000
+    items: PositiveInt = 2_000
+    new_items_per_day: NonNegativeInt = 50
+    days: PositiveInt = 14
+    impressions: PositiveInt = 2_000_000
+    start: datetime = datetime(2024, 1, 1)
+    list_length: PositiveInt = 10
+
+    clusters: PositiveInt = 24
+    latent_dim: PositiveInt = 16
+    tastes_per_user: PositiveFloat = 2.0
+    taste: PositiveFloat = 1.5
+
+    categories: PositiveInt = 12
+    brands: PositiveInt = 60
+    tags: PositiveInt = 100
+    segments: PositiveInt = 8
+    field_noise: Share = 0.1
+    noise_item_fields: NonNegativeInt = 2
+    noise_user_fields: NonNegativeInt = 2
+    noise_context_fields: NonNegativeInt = 1
+    noise_values: PositiveInt = 20
+
+    popularity_exponent: NonNegativeFloat = 1.0
+    life_half_life_hours: PositiveFloat = 240.0
+    exploration: Share = 0.1
+    activity_sigma: NonNegativeFloat = 1.0
+    session_requests: Annotated[float, pydantic.Field(ge=1)] = 3.0
+    gap_median_s: PositiveFloat = 90.0
+    gap_sigma: PositiveFloat = 1.2
+
+    click_rate: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.1
+    position_bias: NonNegativeFloat = 0.6
+    delay_median_s: PositiveFloat = 20.0
+    delay_sigma: NonNegativeFloat = 1.5
+    drift: tuple[Drift, ...] = (
+        Drift(kind="seasonal", along="category", value=0, period_days=7.0, strength=0.8),
+        Drift(kind="abrupt", along="category", value=1, day=7.0, strength=1.2),
+        Drift(kind="gradual", along="brand", value=2, day=3.0, until=10.0, strength=1.0),
+        Drift(kind="abrupt", along="latent", day=9.0, strength=1.5),
+    )
+
+    @model_validator(mode="after")
+    def _values_exist(self) -> "SimulatorData":
+        sizes = {"category": self.categories, "brand": self.brands}
+        for number, drift in enumerate(self.drift):
+            if drift.value is not None and drift.along in sizes and drift.value >= sizes[drift.along]:
+                raise ValueError(
+                    f"drift.{number}.value is {drift.value}, but {drift.along} has the values 0 to "
+                    f"{sizes[drift.along] - 1}"
+                )
+        if self.list_length > self.items:
+            raise ValueError(f"list_length {self.list_length} is more than the {self.items} items of the first day")
+        return self
