@@ -1,6 +1,6 @@
 """A loaded bundle: queries to vectors to items, with names. What evaluation, replay and serving share."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,8 @@ from recsys.scoring.towers import Tower, load_tower
 
 if TYPE_CHECKING:
     from recsys.index.vectors import VectorIndex
+
+Mark = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -115,14 +117,23 @@ class LoadedBundle:
         ids, scores = self.index.search(vectors, k, exclude=excluded)
         return ids.astype(np.int32), scores
 
-    def recommend(self, queries: Sequence[Query], k: int, *, exclude_seen: bool = True) -> list[list[Recommended]]:
+    def recommend(
+        self, queries: Sequence[Query], k: int, *, exclude_seen: bool = True, mark: Mark = lambda step: None
+    ) -> list[list[Recommended]]:
         """Encode, embed, retrieve and name: at most k items for each query, best first.
 
-        `exclude_seen` leaves out what the user is known to have chosen and what the query gives as history.
+        `exclude_seen` leaves out what the user is known to have chosen and what the query gives as history. `mark` is
+        called with the name of each step as it ends.
         """
-        vectors = self.embed_queries(self.encoder.encode(queries))
+        arrays = self.encoder.encode(queries)
+        mark("encode")
+        vectors = self.embed_queries(arrays)
+        mark("embed")
         ids, scores = self.retrieve(vectors, k, self.seen(queries) if exclude_seen else None)
-        return [self.named(row[row >= 0], marks[row >= 0]) for row, marks in zip(ids, scores, strict=True)]
+        mark("retrieve")
+        found = [self.named(row[row >= 0], marks[row >= 0]) for row, marks in zip(ids, scores, strict=True)]
+        mark("name")
+        return found
 
     def seen(self, queries: Sequence[Query]) -> list[np.ndarray]:
         """Item ids that each query's user is known to have chosen, the query's own history included."""
