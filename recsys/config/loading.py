@@ -77,7 +77,7 @@ def _set(tree: dict[str, Any], assignment: str) -> None:
 
 
 def _keys(problem: ErrorDetails, tree: Any) -> list[str]:
-    """The keys to a problem's place in the tree; pydantic puts the tag of a chosen variant among them, YAML does not."""
+    """The keys to a problem's place; pydantic puts the tag of a chosen variant among them, YAML does not."""
     keys = []
     for part in problem["loc"]:
         inner = part in tree if isinstance(tree, dict) else isinstance(tree, list) and isinstance(part, int)
