@@ -15,7 +15,7 @@ def find_hits(recommended: np.ndarray, offsets: np.ndarray, columns: np.ndarray)
 
     `recommended` is `[n, k] int64`, best first, without repeats; negative columns fill short rows and never hit.
     """
-    rows, k = recommended.shape
+    rows = len(recommended)
     if len(offsets) != rows + 1:
         raise ValueError(f"{len(offsets)} target offsets for {rows} queries; expected one more than queries")
     width = 1 + max(int(columns.max(initial=0)), int(recommended.max(initial=0)))
