@@ -63,9 +63,6 @@ def answer(bundle: LoadedBundle, config: ServeConfig, request: RecommendRequest)
 def create_app(service: Service) -> FastAPI:
     """The application; it answers 503 until `service.bundle` is there."""
     app = FastAPI(title="recsys", version=__version__)
-    not_ready = JSONResponse(
-        {"detail": "the bundle is still being loaded; ask again"}, status_code=503, headers={"Retry-After": "1"}
-    )
 
     @app.exception_handler(UserError)
     def refused(request: Request, error: UserError) -> JSONResponse:
@@ -76,7 +73,7 @@ def create_app(service: Service) -> FastAPI:
     @app.post("/v1/recommend", response_model=RecommendResponse)
     def recommend(request: RecommendRequest) -> RecommendResponse | Response:
         """Recommend items to a known user, or to someone described by raw features, context and history."""
-        return not_ready if service.bundle is None else answer(service.bundle, service.config, request)
+        return _not_ready() if service.bundle is None else answer(service.bundle, service.config, request)
 
     @app.get("/health/live")
     def live() -> Health:
@@ -86,6 +83,11 @@ def create_app(service: Service) -> FastAPI:
     @app.get("/health/ready", response_model=Health)
     def ready() -> Health | Response:
         """The bundle is loaded and warm; 503 before."""
-        return not_ready if service.bundle is None else Health(status="ready", bundle=service.bundle.bundle_id)
+        return _not_ready() if service.bundle is None else Health(status="ready", bundle=service.bundle.bundle_id)
 
     return app
+
+
+def _not_ready() -> JSONResponse:
+    detail = {"detail": "the bundle is still being loaded; ask again"}
+    return JSONResponse(detail, status_code=503, headers={"Retry-After": "1"})
