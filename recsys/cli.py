@@ -38,7 +38,7 @@ for panel, name, function in (
 def main() -> None:
     """Run a command; a mistake that the user can mend is one paragraph on standard error and exit code 2."""
     try:
-        app()
+        app(prog_name="recsys")
     except UserError as error:
         sys.stderr.write(f"recsys: {' '.join(str(error).split())}\n")
         raise SystemExit(2) from None
