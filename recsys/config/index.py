@@ -13,23 +13,23 @@ class IndexConfig(Section):
     type: Literal["flat", "ivf", "hnsw", "ivf_pq"] = "flat"
     """`flat` is exact and costs milliseconds below some 100,000 items; the others trade recall for time or memory."""
 
-    target_recall: float = Field(0.95, gt=0, le=1)
+    target_recall: float = Field(default=0.95, gt=0, le=1)
     """Share of the exact first `recall_at` items that the index must find; the least effort that does is chosen."""
 
-    recall_at: int = Field(100, ge=1)
+    recall_at: int = Field(default=100, ge=1)
     """Length of the lists on which recall is measured."""
 
-    tuning_queries: int = Field(1000, ge=1)
+    tuning_queries: int = Field(default=1000, ge=1)
     """At most so many of the model's own validation queries measure recall and latency."""
 
-    lists: int | None = Field(None, ge=1)
+    lists: int | None = Field(default=None, ge=1)
     """Inverted lists of `ivf` and `ivf_pq`; None: the square root of the catalogue, times 2."""
 
-    neighbours: int = Field(32, ge=2)
+    neighbours: int = Field(default=32, ge=2)
     """Links of a vector on each level of `hnsw`."""
 
-    build_effort: int = Field(200, ge=8)
+    build_effort: int = Field(default=200, ge=8)
     """Candidates that `hnsw` weighs while it links a new vector (efConstruction)."""
 
-    code_bytes: int | None = Field(None, ge=1)
+    code_bytes: int | None = Field(default=None, ge=1)
     """Bytes of a vector in `ivf_pq`; must divide the dimension. None: the fewest that reach `target_recall`."""
