@@ -147,6 +147,7 @@ class Pipeline:
         """Data set and model to bundle."""
         with self._locked():
             dataset = self._dataset()
+            _needed(self.model_path, "model", "train")
             model = open_artifact(self.model_path, MODEL_KIND, MODEL_FORMAT)
             if model.manifest.get("dataset") != dataset.artifact.artifact_id:
                 raise UserError(
@@ -172,6 +173,7 @@ class Pipeline:
         """Data set and bundle to report."""
         with self._locked():
             dataset = self._dataset()
+            _needed(self.bundle_path, "bundle", "index")
             inputs = {
                 "dataset": dataset.artifact.artifact_id,
                 "bundle": _bundle_id(self.bundle_path),
@@ -219,6 +221,7 @@ class Pipeline:
     def _dataset(self) -> "DatasetFolder":
         from recsys.dataset_folder import DatasetFolder
 
+        _needed(self.dataset_path, "data set", "ingest")
         return DatasetFolder.open(self.dataset_path)
 
     def _settings(self, section: str) -> Any:
@@ -276,6 +279,11 @@ class Pipeline:
 def headline(metrics: Mapping[str, Any]) -> dict[str, float]:
     """The few figures of an evaluation that the registry shows beside a bundle."""
     return {name: float(value) for name, value in metrics["headline"].items()}
+
+
+def _needed(path: Path, what: str, command: str) -> None:
+    if not path.is_dir():
+        raise UserError(f"{path}: no {what} here; make it first with 'recsys {command} CONFIG'.")
 
 
 def _files(source: "RawSource") -> list[list[str | int]]:

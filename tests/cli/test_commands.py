@@ -96,9 +96,9 @@ def test_wrong_configuration_files_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        ("train", "no dataset here"),
-        ("index", "no dataset here"),
-        ("evaluate", "no dataset here"),
+        ("train", "no data set here; make it first with 'recsys ingest CONFIG'"),
+        ("index", "no data set here"),
+        ("evaluate", "no data set here"),
         ("registry", "no registry here"),
         ("rollback", "no bundle is current here"),
         ("serve", "no bundle is current here"),
