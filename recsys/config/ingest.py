@@ -1,7 +1,71 @@
 """Configuration of how raw data becomes a data set."""
 
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
 from recsys.config.base import Section
+
+
+def utc(moment: datetime) -> datetime:
+    """A time without a zone is in UTC."""
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+class SplitConfig(Section):
+    """Which events are for training, for validation and for test.
+
+    `time`: `validation` and `test` are the fractions of the events, the last ones, or the ISO times (UTC) where each
+    part begins. `random`: fractions. `leave_last_out`: a user's last positive event is for test, the last but one for
+    validation. `given`: the source says so.
+    """
+
+    kind: Literal["time", "random", "leave_last_out", "given"] = "time"
+    validation: float | datetime = 0.1
+    test: float | datetime = 0.1
+
+    @model_validator(mode="after")
+    def _sensible(self) -> "SplitConfig":
+        parts = (self.validation, self.test)
+        if self.kind in ("time", "random") and all(isinstance(part, float) for part in parts):
+            if not all(0 <= part < 1 for part in parts) or sum(parts) >= 1:  # type: ignore[operator,arg-type]
+                raise ValueError("validation and test are fractions of the events: each at least 0, together below 1")
+        elif self.kind == "random" or (self.kind == "time" and not all(isinstance(p, datetime) for p in parts)):
+            raise ValueError("validation and test are two fractions, or (kind: time) two ISO times")
+        elif isinstance(self.validation, datetime) and isinstance(self.test, datetime):
+            if utc(self.validation) > utc(self.test):
+                raise ValueError("validation begins after test; expected validation at or before test")
+        return self
+
+
+class FlinkConfig(Section):
+    """Where a Beam job server for Flink listens, and how Python workers are started beside it."""
+
+    job_endpoint: str = "localhost:8099"
+    environment_type: Literal["LOOPBACK", "EXTERNAL", "PROCESS", "DOCKER"] = "LOOPBACK"
+    environment_config: str | None = None
 
 
 class IngestConfig(Section):
     """How raw data becomes a data set."""
+
+    runner: Literal["direct", "flink"] = "direct"
+    """`direct` keeps in memory what it groups (docs/ingestion.md says when to move on); `flink` spills to disk."""
+    workers: int = Field(1, ge=1)
+    """Processes that share the work (Direct runner), or Flink's parallelism. Never changes the result."""
+    flink: FlinkConfig = FlinkConfig()
+    batch_rows: int = Field(262_144, ge=1)
+    """Rows in one element of the pipeline. Never changes the result."""
+    shard_rows: int = Field(1_000_000, ge=1)
+    """Rows that one task groups by user or item at a time. Never changes the result."""
+    file_rows: int = Field(1_000_000, ge=1)
+    """About how many events one output file holds."""
+    split: SplitConfig = SplitConfig()
+    lag_ms: int = Field(1000, ge=0)
+    """How old an event must be before histories and point-in-time features show it, as online serving sees it."""
+    duplicates: Literal["reject", "keep"] = "reject"
+    """Whether a second event of the same user, item and time is rejected, or legal."""
+    extend: Path | None = None
+    """An earlier data set of the same source whose ids are kept; new values get new ids behind them."""

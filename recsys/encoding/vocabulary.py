@@ -38,6 +38,48 @@ class Vocabulary:
             raise UserError(f"{path}: expected columns {COLUMNS.names}, found {table.schema.names}.")
         return cls(Path(path).stem, table.combine_chunks())
 
+    @classmethod
+    def build(
+        cls,
+        name: str,
+        values: pa.Array,
+        counts: np.ndarray,
+        *,
+        min_count: int = 0,
+        max_size: int | None = None,
+        earlier: "Vocabulary | None" = None,
+    ) -> "Vocabulary":
+        """A vocabulary of distinct `[n]` string values with training `counts` `[n] int64`, most frequent first.
+
+        Values below `min_count` are left out, and the rarest ones beyond `max_size`. Every value of `earlier` stays,
+        under its id and generation; values that it lacks follow under a new generation.
+        """
+        counts = np.asarray(counts, np.int64)
+        known = earlier.table if earlier is not None else COLUMNS.empty_table()
+        rows = pc.index_in(known["value"], value_set=values)
+        kept_counts = pc.fill_null(pa.array(counts).take(rows), 0) if len(values) else pa.nulls(len(known), pa.int64())
+        fresh = counts >= min_count
+        if len(known):
+            fresh &= ~pc.is_in(values, value_set=known["value"].combine_chunks()).to_numpy(zero_copy_only=False)
+        table = pa.table({"value": values.filter(pa.array(fresh)), "count": counts[fresh]})
+        table = table.sort_by([("count", "descending"), ("value", "ascending")])
+        if max_size is not None:
+            table = table.slice(0, max(max_size - len(known), 0))
+        generation = (earlier.generation if earlier is not None else 0) + 1
+        first = FIRST_VALUE_ID + len(known)
+        added = pa.table(
+            {
+                "value": table["value"],
+                "count": table["count"],
+                "id": pa.array(np.arange(first, first + len(table), dtype=np.int32)),
+                "generation": pa.array(np.full(len(table), generation, np.int32)),
+            },
+            schema=COLUMNS,
+        )
+        place = COLUMNS.get_field_index("count")
+        known = known.set_column(place, COLUMNS.field(place), pc.fill_null(kept_counts, 0))
+        return cls(name, pa.concat_tables([known, added]).combine_chunks())
+
     def write(self, path: Path) -> None:
         """Write `vocabulary/<name>.parquet`."""
         pq.write_table(self.table, path)

@@ -1,0 +1,144 @@
+"""Point-in-time features: what was known about an item at a moment, less the lag.
+
+`PointInTime` is the state that stream, serving and evaluation keep; ingestion computes the same values for all rows of
+a shard at once, with the same functions, and a test compares the two value by value.
+"""
+
+import numpy as np
+
+from recsys.encoding.arrays import GroupedTimes, is_sorted, lexicographic_order
+from recsys.encoding.clusters import CoClickClusters, co_clicks
+from recsys.encoding.histories import effective_lag
+from recsys.schema import Field, Kind, Schema, Statistic
+
+UNKNOWN_TIME = -1
+MS_PER_HOUR = 3_600_000
+CLUSTER_REFRESH_MS = 60_000
+"""How often clusters move where the field's `window_ms` says nothing."""
+MIN_VOTES = 2
+"""Co-clicks after which an item's cluster is believed."""
+
+
+def age_hours(as_of: np.ndarray, since: np.ndarray) -> np.ndarray:
+    """Hours from `since` to `as_of` (`[n] int64` ms) as float32; 0 before it and where it is UNKNOWN_TIME."""
+    age = np.where(since == UNKNOWN_TIME, 0, np.maximum(as_of - since, 0))
+    return (age / MS_PER_HOUR).astype(np.float32)
+
+
+def clicks_in_window(
+    clicks: GroupedTimes, groups: np.ndarray, as_of: np.ndarray, until: np.ndarray, window_ms: int
+) -> np.ndarray:
+    """Clicks of each group in (as_of - window, as_of] as float32; `until` is `clicks.up_to(groups, as_of)`."""
+    return (until - clicks.up_to(groups, as_of - window_ms)).astype(np.float32)
+
+
+class PointInTime:
+    """State of all items' point-in-time features under a growing log.
+
+    `available_from` `[ids] int64`: since when an item is known to exist (ms), UNKNOWN_TIME where only events can tell.
+    `base_clusters` `[ids] int32`: as `recsys.encoding.clusters.base_clusters`, by item id; needed for cluster fields.
+    Ids may be any non-negative numbers, as long as all calls use the same.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        lag_ms: int,
+        available_from: np.ndarray | None = None,
+        base_clusters: np.ndarray | None = None,
+    ) -> None:
+        self._fields: tuple[Field, ...] = tuple(f for f in schema.fields if f.kind is Kind.POINT_IN_TIME)
+        self._lag = effective_lag(lag_ms)
+        self._since = np.zeros(0, np.int64) if available_from is None else available_from.astype(np.int64).copy()
+        self._horizon = max((f.window_ms or 0 for f in self._fields if f.statistic is Statistic.CLICKS), default=0)
+        self._items = np.zeros(0, np.int64)
+        self._times = np.zeros(0, np.int64)
+        self._last_item = np.full(0, -1, np.int64)
+        self.clusters: CoClickClusters | None = None
+        for field in self._fields:
+            if field.statistic is Statistic.CLUSTER:
+                base = np.zeros(0, np.int32) if base_clusters is None else base_clusters
+                self.clusters = cluster_state(field, base)
+
+    def update(self, user: np.ndarray, item: np.ndarray, time: np.ndarray, positive: np.ndarray | None = None) -> None:
+        """Take in events (`[n]` ids, ids, ms) in time order, not before any taken in so far.
+
+        Without `positive` `[n] bool` all are positive; others only make an item known.
+        """
+        user, item, time = (np.asarray(values).astype(np.int64) for values in (user, item, time))
+        self._mark_first(item, time)
+        if positive is not None:
+            user, item, time = user[positive], item[positive], time[positive]
+        self._items = np.concatenate([self._items, item])
+        self._times = np.concatenate([self._times, time])
+        if self.clusters is not None and len(user):
+            self.clusters.update(*self._pairs(user, item, time))
+
+    def forget(self, before: int) -> None:
+        """Drop clicks that no question about `before` (ms) or later can need."""
+        kept = np.searchsorted(self._times, before - self._lag - self._horizon, side="right")
+        self._items, self._times = self._items[kept:], self._times[kept:]
+
+    def features(self, items: np.ndarray, time: int | np.ndarray) -> dict[str, np.ndarray]:
+        """Each field's values for `[m]` items as of `time - lag` (`time` ms, one or `[m]`): float32, cluster int32."""
+        items = np.asarray(items).astype(np.int64)
+        as_of = np.broadcast_to(np.asarray(time, np.int64), items.shape) - self._lag
+        values: dict[str, np.ndarray] = {}
+        clicks: GroupedTimes | None = None
+        for field in self._fields:
+            if field.statistic is Statistic.AGE:
+                values[field.name] = age_hours(as_of, self._since_of(items))
+            elif field.statistic is Statistic.CLICKS:
+                if clicks is None:
+                    clicks = self._grouped(as_of)
+                    until = clicks.up_to(items, as_of)
+                values[field.name] = clicks_in_window(clicks, items, as_of, until, field.window_ms or 0)
+            elif self.clusters is not None:
+                values[field.name] = self.clusters.at(items, as_of)
+        return values
+
+    def _grouped(self, as_of: np.ndarray) -> GroupedTimes:
+        """The clicks that any of the questions can count, by item."""
+        low = int(as_of.min(initial=0)) - self._horizon
+        start = np.searchsorted(self._times, low, side="right")
+        stop = np.searchsorted(self._times, int(as_of.max(initial=0)), side="right")
+        items, times = self._items[start:stop], self._times[start:stop]
+        order = lexicographic_order(items) if is_sorted(times) else lexicographic_order(items, times)
+        return GroupedTimes(items[order], times[order])
+
+    def _mark_first(self, item: np.ndarray, time: np.ndarray) -> None:
+        if len(item) and int(item.max()) >= len(self._since):
+            extra = int(item.max()) + 1 - len(self._since)
+            self._since = np.append(self._since, np.full(max(extra, len(self._since) // 2), UNKNOWN_TIME))
+        seen, place = np.unique(item, return_index=True)
+        unknown = self._since[seen] == UNKNOWN_TIME
+        self._since[seen[unknown]] = time[place[unknown]]
+
+    def _since_of(self, items: np.ndarray) -> np.ndarray:
+        known = items < len(self._since)
+        since = np.full(len(items), UNKNOWN_TIME, np.int64)
+        since[known] = self._since[items[known]]
+        return since
+
+    def _pairs(self, user: np.ndarray, item: np.ndarray, time: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Co-clicks that these events complete, in time order; remembers each user's last item."""
+        if int(user.max()) >= len(self._last_item):
+            extra = int(user.max()) + 1 - len(self._last_item)
+            self._last_item = np.append(self._last_item, np.full(max(extra, len(self._last_item) // 2), -1))
+        distinct = np.unique(user)
+        distinct = distinct[self._last_item[distinct] >= 0]
+        before = np.full(len(distinct), np.iinfo(np.int64).min)
+        users, items = np.concatenate([distinct, user]), np.concatenate([self._last_item[distinct], item])
+        times = np.concatenate([before, time])
+        order = lexicographic_order(users)
+        users, items, times = users[order], items[order], times[order]
+        ends = np.append(users[1:] != users[:-1], True)
+        self._last_item[users[ends]] = items[ends]
+        first, second, when = co_clicks(users, items, times)
+        order = lexicographic_order(when)
+        return first[order], second[order], when[order]
+
+
+def cluster_state(field: Field, base: np.ndarray) -> CoClickClusters:
+    """The growing state of a cluster field."""
+    return CoClickClusters(base, field.clusters or 1, field.window_ms or CLUSTER_REFRESH_MS, MIN_VOTES)

@@ -1,0 +1,107 @@
+"""Third stage, an item's events together: exact duplicates, clicks in windows, age."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+
+from recsys.encoding.arrays import GroupedTimes, lexicographic_order, run_starts
+from recsys.encoding.histories import effective_lag
+from recsys.encoding.point_in_time import UNKNOWN_TIME, age_hours, clicks_in_window
+from recsys.ingestion.cuts import histogram
+from recsys.ingestion.elements import column, pack, unpack
+from recsys.ingestion.encode import by_key
+from recsys.ingestion.progress import Progress
+from recsys.ingestion.reading import input_order
+from recsys.ingestion.validation import ROW
+from recsys.schema import ITEM, LABEL, TIME, USER, Kind, Schema, Statistic
+
+DUPLICATES = "duplicates"
+HISTOGRAM = "histogram"
+FIRSTS = "firsts"
+
+
+@dataclass(frozen=True)
+class ItemStage:
+    """What the stage needs to know."""
+
+    schema: Schema
+    lag_ms: int
+    reject_duplicates: bool
+
+
+class ByItem(beam.DoFn):
+    """(shard, packed batches of its items' events) to (shard of the user, packed batch), and by tag:
+
+    `duplicates`: packed keys of rejected rows; `histogram`: packed counts of order keys; `firsts`: packed items with
+    the time of their first event.
+    """
+
+    def __init__(self, stage: ItemStage, progress: Progress) -> None:
+        self._stage, self._progress = stage, progress
+        self._side: object = None
+
+    def process(self, element: tuple[int, Iterable[bytes]], shards: int, catalogue: bytes) -> Iterator[object]:
+        if self._side is not catalogue:
+            self._side, self._available = catalogue, np.frombuffer(catalogue, np.int64)
+        stage = self._stage
+        table = input_order([unpack(message) for message in element[1]], ROW)
+        item, user, time = (column(table, name) for name in (ITEM, USER, TIME))
+        order = lexicographic_order(item, time)
+        kept = np.ones(len(item), bool)
+        if stage.reject_duplicates:
+            twice = order[repeated(item[order], time[order], user[order])]
+            kept[twice] = False
+            if len(twice):
+                rejected = table.select([USER, ITEM, TIME, ROW]).take(pa.array(np.sort(twice)))
+                yield beam.pvalue.TaggedOutput(DUPLICATES, pack(rejected))
+                order = order[kept[order]]
+        starts = run_starts(item[order])
+        firsts = order[starts]
+        yield beam.pvalue.TaggedOutput(FIRSTS, pack(pa.table({ITEM: item[firsts], TIME: time[firsts]})))
+        for name, values in self._statistics(item[order], time[order], column(table, LABEL)[order] > 0).items():
+            placed = np.zeros(len(item), values.dtype)
+            placed[order] = values
+            table = table.append_column(name, pa.array(placed))
+        rows = np.flatnonzero(kept)
+        keys = time[rows] if stage.schema.has_time else column(table, ROW)[rows]
+        yield beam.pvalue.TaggedOutput(HISTOGRAM, pack(histogram(keys)))
+        yield from by_key(table, user % shards, None if len(rows) == len(kept) else rows)
+        self._progress.add("items", len(item))
+
+    def _statistics(self, item: np.ndarray, time: np.ndarray, positive: np.ndarray) -> dict[str, np.ndarray]:
+        """Age and clicks of each row's item, for rows sorted by (item, time)."""
+        fields = [f for f in self._stage.schema.fields if f.kind is Kind.POINT_IN_TIME]
+        as_of = time - effective_lag(self._stage.lag_ms)
+        starts = run_starts(item)
+        group = np.cumsum(starts) - 1
+        values: dict[str, np.ndarray] = {}
+        clicks = GroupedTimes(group[positive], time[positive])
+        until: np.ndarray | None = None
+        for field in fields:
+            if field.statistic is Statistic.AGE:
+                since = time[starts]
+                if len(self._available):
+                    catalogue = self._available[item[starts]]
+                    since = np.where(catalogue == UNKNOWN_TIME, since, catalogue)
+                values[field.name] = age_hours(as_of, since[group])
+            elif field.statistic is Statistic.CLICKS:
+                until = clicks.up_to(group, as_of) if until is None else until
+                values[field.name] = clicks_in_window(clicks, group, as_of, until, field.window_ms or 0)
+        return values
+
+
+def repeated(item: np.ndarray, time: np.ndarray, user: np.ndarray) -> np.ndarray:
+    """Positions of rows, sorted by (item, time, input order), whose user, item and time stood before."""
+    starts = run_starts(item, time)
+    tied = ~starts
+    tied[:-1] |= ~starts[1:]
+    rows = np.flatnonzero(tied)
+    if not len(rows):
+        return rows
+    group = (np.cumsum(starts) - 1)[rows]
+    order = lexicographic_order(group, user[rows])
+    again = ~run_starts(group[order], user[rows][order])
+    return rows[order[again]]
