@@ -1,0 +1,125 @@
+"""Bad input, end to end through the command line: one paragraph with place and expectation, nothing half-written."""
+
+import gzip
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from recsys.dataset_folder import DatasetFolder
+from tests.cli.command import recsys, refused
+from tests.cli.tiny_files import START, USERS, events, write_csv, write_shop
+
+HEADER = ("user", "item", "time", "device")
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    return write_shop(tmp_path / "shop")
+
+
+def set_events(folder: Path, rows: list, header: tuple = HEADER) -> None:
+    write_csv(folder / "events.csv", header, rows)
+
+
+def truncate(path: Path) -> None:
+    data = path.read_bytes()
+    path.unlink()
+    path.write_bytes(data[: len(data) // 2])
+
+
+def as_parquet(folder: Path) -> None:
+    table = pa.Table.from_pylist([dict(zip(HEADER, row, strict=True)) for row in events()])
+    pq.write_table(table, folder / "events.parquet")
+    truncate(folder / "events.parquet")
+
+
+def as_truncated_gzip(folder: Path) -> None:
+    (folder / "events.csv.gz").write_bytes(gzip.compress((folder / "events.csv").read_bytes()))
+    truncate(folder / "events.csv.gz")
+
+
+def events_at(name: str) -> list[str]:
+    return ["--set", f"data.events.paths=${{SHOP}}/{name}"]
+
+
+NEGATIVE = ["--set", "data.events.columns.value=time", "--set", "data.positive=value < 0"]
+BAD: list[tuple[str, Callable[[Path], object], list[str], list[str]]] = [
+    ("missing file", lambda shop: (shop / "events.csv").unlink(), [], ["events.csv"]),
+    ("missing items file", lambda shop: (shop / "items.csv").unlink(), [], ["items.csv"]),
+    ("empty glob", lambda shop: None, events_at("*.tsv"), ["*.tsv"]),
+    ("missing column", lambda shop: set_events(shop, [("u1", "i1", 1)], HEADER[:3]), [], ["events.csv", "'device'"]),
+    ("missing user column", lambda shop: None, ["--set", "data.events.columns.user=who"], ["events.csv", "'who'"]),
+    ("missing item feature", lambda shop: write_csv(shop / "items.csv", ("item", "title"), []), [], ["items.csv"]),
+    ("no events", lambda shop: set_events(shop, []), [], ["events"]),
+    ("only unreadable events", lambda shop: set_events(shop, [("u1", "i1", "soon", "desk")] * 9), [], ["time"]),
+    ("nothing positive", lambda shop: None, NEGATIVE, ["positive"]),
+    ("truncated Parquet", as_parquet, events_at("events.parquet"), ["events.parquet", "truncated"]),
+    ("truncated gzip", as_truncated_gzip, events_at("events.csv.gz"), ["events.csv.gz"]),
+    ("unknown key", lambda shop: None, ["--set", "ingest.lag=3"], ["shop.yaml: ingest.lag: no such key"]),
+    ("unknown column role", lambda shop: None, ["--set", "data.events.columns.who=a"], ["columns.who: no such key"]),
+    ("wrong unit", lambda shop: None, ["--set", "data.time_unit=h"], ["data", "time_unit"]),
+    ("extend nothing", lambda shop: None, ["--set", "ingest.extend=${SHOP}/none"], ["none", "dataset"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("damage", "words", "said"), [case[1:] for case in BAD], ids=[case[0] for case in BAD])
+def test_bad_input_stops_ingestion_with_one_paragraph(
+    shop: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], object], words: list[str], said: list[str]
+) -> None:
+    monkeypatch.setenv("SHOP", str(shop.parent))
+    damage(shop.parent)
+    refused(recsys("ingest", shop, *words), *said)
+    work = shop.parent / "work"
+    left = [path for path in work.rglob("*") if path.is_file() and path.name != ".lock"]
+    assert not left, f"half-written: {left}"
+
+
+def test_bad_rows_are_rejected_with_reason_and_counted(shop: Path) -> None:
+    good = events()
+    bad = [
+        ("u1", "i1", "yesterday", "desk"),
+        ("u1", "i1", "", "desk"),
+        ("", "i1", START, "desk"),
+        ("u1", "", START, "desk"),
+        good[5],
+        ("u1", "i1", 10**15, "desk"),
+    ]
+    set_events(shop.parent, [*good, *bad])
+    outcome = recsys("ingest", shop)
+    assert outcome.code == 0 and f"{len(good) + 6:,} in = {len(good):,} accepted + 6 rejected" in outcome.err
+    dataset = DatasetFolder.open(shop.parent / "work" / "dataset", verify=True)
+    lines = [
+        json.loads(line)
+        for file in sorted((dataset.path / "rejected").glob("*.jsonl"))
+        for line in file.read_text().splitlines()
+    ]
+    by_row = {entry["row"]: entry for entry in lines}
+    first = len(good) + 2  # 1-based line numbers, the header is the first
+    assert sorted(by_row) == list(range(first, first + 6))
+    assert all(entry["file"].endswith("events.csv") for entry in lines)
+    for offset, reason in enumerate(["time", "time is missing", "user", "item", "duplicate", "time"]):
+        assert reason in by_row[first + offset]["reason"]
+    assert "yesterday" in by_row[first]["raw"]
+    assert sum(dataset.manifest["rows"]["by_reason"].values()) == 6
+
+
+def test_a_truncated_data_set_is_named_by_the_next_stage(shop: Path) -> None:
+    assert recsys("ingest", shop).code == 0
+    dataset = shop.parent / "work" / "dataset"
+    truncate(dataset / "events" / "train-00000.parquet")
+    refused(recsys("train", shop), "events/train-00000.parquet", "it was truncated or altered")
+    assert not (shop.parent / "work" / "model").exists()
+
+
+def test_a_vocabulary_from_another_data_set_is_named(shop: Path, tmp_path: Path) -> None:
+    other = write_shop(tmp_path / "other")
+    write_csv(other.parent / "users.csv", ("user", "club"), [(f"u{user}", "a") for user in range(USERS + 5)])
+    assert recsys("ingest", shop).code == 0 and recsys("ingest", other).code == 0
+    vocabulary = Path("work") / "dataset" / "vocabulary" / "user.parquet"
+    shutil.copyfile(other.parent / vocabulary, shop.parent / vocabulary)
+    refused(recsys("train", shop), "vocabulary/user.parquet", "it was truncated or altered")
