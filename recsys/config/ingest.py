@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import NonNegativeInt, PositiveInt, model_validator
 
 from recsys.config.base import Section
 
@@ -25,6 +25,8 @@ class SplitConfig(Section):
     kind: Literal["time", "random", "leave_last_out", "given"] = "time"
     validation: float | datetime = 0.1
     test: float | datetime = 0.1
+    end: datetime | None = None
+    """Events from this time on are left out, and counted as rejected."""
 
     @model_validator(mode="after")
     def _sensible(self) -> "SplitConfig":
@@ -34,9 +36,11 @@ class SplitConfig(Section):
                 raise ValueError("validation and test are fractions of the events: each at least 0, together below 1")
         elif self.kind == "random" or (self.kind == "time" and not all(isinstance(p, datetime) for p in parts)):
             raise ValueError("validation and test are two fractions, or (kind: time) two ISO times")
-        elif isinstance(self.validation, datetime) and isinstance(self.test, datetime):
-            if utc(self.validation) > utc(self.test):
-                raise ValueError("validation begins after test; expected validation at or before test")
+        moments = [utc(moment) for moment in (*parts, self.end) if isinstance(moment, datetime)]
+        if moments != sorted(moments):
+            raise ValueError("expected validation, test and end in this order of time")
+        if self.end is not None and self.kind != "time":
+            raise ValueError("an end is for kind: time only")
         return self
 
 
@@ -53,18 +57,21 @@ class IngestConfig(Section):
 
     runner: Literal["direct", "flink"] = "direct"
     """`direct` keeps in memory what it groups (docs/ingestion.md says when to move on); `flink` spills to disk."""
-    workers: int = Field(1, ge=1)
+    workers: PositiveInt = 1
     """Processes that share the work (Direct runner), or Flink's parallelism. Never changes the result."""
     flink: FlinkConfig = FlinkConfig()
-    batch_rows: int = Field(262_144, ge=1)
+    batch_rows: PositiveInt = 262_144
     """Rows in one element of the pipeline. Never changes the result."""
-    shard_rows: int = Field(1_000_000, ge=1)
+    shard_rows: PositiveInt = 1_000_000
     """Rows that one task groups by user or item at a time. Never changes the result."""
-    file_rows: int = Field(1_000_000, ge=1)
+    file_rows: PositiveInt = 1_000_000
     """About how many events one output file holds."""
     split: SplitConfig = SplitConfig()
-    lag_ms: int = Field(1000, ge=0)
+    lag_ms: NonNegativeInt = 1000
     """How old an event must be before histories and point-in-time features show it, as online serving sees it."""
+    refresh_ms: NonNegativeInt = 0
+    """Item features are those of the last multiple of this time (less the lag), as a server that refreshes its items
+    at such moments has them; 0 computes them anew for every event."""
     duplicates: Literal["reject", "keep"] = "reject"
     """Whether a second event of the same user, item and time is rejected, or legal."""
     extend: Path | None = None

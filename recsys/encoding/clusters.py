@@ -7,6 +7,7 @@ the result does not depend on how events were cut into batches or polls, and any
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from scipy import sparse
@@ -131,7 +132,7 @@ class CoClickClusters:
             return
         step = times // self._refresh
         bounds = np.append(np.flatnonzero(run_starts(step)), len(step))
-        for start, stop in zip(bounds[:-2], bounds[1:-1], strict=True):
+        for start, stop in pairwise(bounds[:-1]):
             self._close(first[start:stop], second[start:stop], (int(step[start]) + 1) * self._refresh)
         last = bounds[-2]
         self._open = (first[last:], second[last:], times[last:])

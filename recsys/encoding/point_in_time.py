@@ -19,17 +19,24 @@ MIN_VOTES = 2
 """Co-clicks after which an item's cluster is believed."""
 
 
-def age_hours(as_of: np.ndarray, since: np.ndarray) -> np.ndarray:
-    """Hours from `since` to `as_of` (`[n] int64` ms) as float32; 0 before it and where it is UNKNOWN_TIME."""
-    age = np.where(since == UNKNOWN_TIME, 0, np.maximum(as_of - since, 0))
+def as_of(times: np.ndarray, lag_ms: int, refresh_ms: int = 0) -> np.ndarray:
+    """The moment whose features an event at `times` (`[n] int64` ms) sees: the last refresh, less the lag."""
+    if refresh_ms:
+        times = times // refresh_ms * refresh_ms
+    return times - effective_lag(lag_ms)
+
+
+def age_hours(moments: np.ndarray, since: np.ndarray) -> np.ndarray:
+    """Hours from `since` to `moments` (`[n] int64` ms) as float32; 0 before it and where it is UNKNOWN_TIME."""
+    age = np.where(since == UNKNOWN_TIME, 0, np.maximum(moments - since, 0))
     return (age / MS_PER_HOUR).astype(np.float32)
 
 
 def clicks_in_window(
-    clicks: GroupedTimes, groups: np.ndarray, as_of: np.ndarray, until: np.ndarray, window_ms: int
+    clicks: GroupedTimes, groups: np.ndarray, moments: np.ndarray, until: np.ndarray, window_ms: int
 ) -> np.ndarray:
-    """Clicks of each group in (as_of - window, as_of] as float32; `until` is `clicks.up_to(groups, as_of)`."""
-    return (until - clicks.up_to(groups, as_of - window_ms)).astype(np.float32)
+    """Clicks of each group in (moment - window, moment] as float32; `until` is `clicks.up_to(groups, moments)`."""
+    return (until - clicks.up_to(groups, moments - window_ms)).astype(np.float32)
 
 
 class PointInTime:
@@ -44,11 +51,12 @@ class PointInTime:
         self,
         schema: Schema,
         lag_ms: int,
+        refresh_ms: int = 0,
         available_from: np.ndarray | None = None,
         base_clusters: np.ndarray | None = None,
     ) -> None:
         self._fields: tuple[Field, ...] = tuple(f for f in schema.fields if f.kind is Kind.POINT_IN_TIME)
-        self._lag = effective_lag(lag_ms)
+        self._lag, self._refresh = lag_ms, refresh_ms
         self._since = np.zeros(0, np.int64) if available_from is None else available_from.astype(np.int64).copy()
         self._horizon = max((f.window_ms or 0 for f in self._fields if f.statistic is Statistic.CLICKS), default=0)
         self._items = np.zeros(0, np.int64)
@@ -76,32 +84,36 @@ class PointInTime:
 
     def forget(self, before: int) -> None:
         """Drop clicks that no question about `before` (ms) or later can need."""
-        kept = np.searchsorted(self._times, before - self._lag - self._horizon, side="right")
+        kept = np.searchsorted(self._times, self._moment(before) - self._horizon, side="right")
         self._items, self._times = self._items[kept:], self._times[kept:]
 
     def features(self, items: np.ndarray, time: int | np.ndarray) -> dict[str, np.ndarray]:
-        """Each field's values for `[m]` items as of `time - lag` (`time` ms, one or `[m]`): float32, cluster int32."""
+        """Each field's values for `[m]` items as of `time`, less refresh and lag (ms, one or `[m]`): float32, cluster int32."""
         items = np.asarray(items).astype(np.int64)
-        as_of = np.broadcast_to(np.asarray(time, np.int64), items.shape) - self._lag
+        moments = np.broadcast_to(self._moment(time), items.shape)
         values: dict[str, np.ndarray] = {}
         clicks: GroupedTimes | None = None
+        until = moments
         for field in self._fields:
             if field.statistic is Statistic.AGE:
-                values[field.name] = age_hours(as_of, self._since_of(items))
+                values[field.name] = age_hours(moments, self._since_of(items))
             elif field.statistic is Statistic.CLICKS:
                 if clicks is None:
-                    clicks = self._grouped(as_of)
-                    until = clicks.up_to(items, as_of)
-                values[field.name] = clicks_in_window(clicks, items, as_of, until, field.window_ms or 0)
+                    clicks = self._grouped(moments)
+                    until = clicks.up_to(items, moments)
+                values[field.name] = clicks_in_window(clicks, items, moments, until, field.window_ms or 0)
             elif self.clusters is not None:
-                values[field.name] = self.clusters.at(items, as_of)
+                values[field.name] = self.clusters.at(items, moments)
         return values
 
-    def _grouped(self, as_of: np.ndarray) -> GroupedTimes:
+    def _moment(self, time: int | np.ndarray) -> np.ndarray:
+        return as_of(np.asarray(time, np.int64), self._lag, self._refresh)
+
+    def _grouped(self, moments: np.ndarray) -> GroupedTimes:
         """The clicks that any of the questions can count, by item."""
-        low = int(as_of.min(initial=0)) - self._horizon
+        low = int(moments.min(initial=np.iinfo(np.int64).max)) - self._horizon
         start = np.searchsorted(self._times, low, side="right")
-        stop = np.searchsorted(self._times, int(as_of.max(initial=0)), side="right")
+        stop = np.searchsorted(self._times, int(moments.max(initial=0)), side="right")
         items, times = self._items[start:stop], self._times[start:stop]
         order = lexicographic_order(items) if is_sorted(times) else lexicographic_order(items, times)
         return GroupedTimes(items[order], times[order])

@@ -8,8 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from recsys.encoding.arrays import GroupedTimes, lexicographic_order, run_starts
-from recsys.encoding.histories import effective_lag
-from recsys.encoding.point_in_time import UNKNOWN_TIME, age_hours, clicks_in_window
+from recsys.encoding.point_in_time import UNKNOWN_TIME, age_hours, as_of, clicks_in_window
 from recsys.ingestion.cuts import histogram
 from recsys.ingestion.elements import column, pack, unpack
 from recsys.ingestion.encode import by_key
@@ -29,6 +28,7 @@ class ItemStage:
 
     schema: Schema
     lag_ms: int
+    refresh_ms: int
     reject_duplicates: bool
 
 
@@ -74,7 +74,7 @@ class ByItem(beam.DoFn):
     def _statistics(self, item: np.ndarray, time: np.ndarray, positive: np.ndarray) -> dict[str, np.ndarray]:
         """Age and clicks of each row's item, for rows sorted by (item, time)."""
         fields = [f for f in self._stage.schema.fields if f.kind is Kind.POINT_IN_TIME]
-        as_of = time - effective_lag(self._stage.lag_ms)
+        moments = as_of(time, self._stage.lag_ms, self._stage.refresh_ms)
         starts = run_starts(item)
         group = np.cumsum(starts) - 1
         values: dict[str, np.ndarray] = {}
@@ -86,10 +86,10 @@ class ByItem(beam.DoFn):
                 if len(self._available):
                     catalogue = self._available[item[starts]]
                     since = np.where(catalogue == UNKNOWN_TIME, since, catalogue)
-                values[field.name] = age_hours(as_of, since[group])
+                values[field.name] = age_hours(moments, since[group])
             elif field.statistic is Statistic.CLICKS:
-                until = clicks.up_to(group, as_of) if until is None else until
-                values[field.name] = clicks_in_window(clicks, group, as_of, until, field.window_ms or 0)
+                until = clicks.up_to(group, moments) if until is None else until
+                values[field.name] = clicks_in_window(clicks, group, moments, until, field.window_ms or 0)
         return values
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import apache_beam as beam
 import numpy as np
@@ -10,7 +11,8 @@ import pyarrow as pa
 from recsys.config.ingest import SplitConfig
 from recsys.encoding.arrays import lexicographic_order, run_starts, stable_order
 from recsys.encoding.clusters import Changes, co_clicks
-from recsys.encoding.histories import Windows, effective_lag, trim, windows_at_end, windows_before, windows_of_others
+from recsys.encoding.histories import Windows, trim, windows_at_end, windows_before, windows_of_others
+from recsys.encoding.point_in_time import as_of
 from recsys.ingestion.cuts import Plan
 from recsys.ingestion.elements import column, pack, take, unpack
 from recsys.ingestion.encode import id_columns
@@ -31,6 +33,7 @@ class UserStage:
 
     schema: Schema
     lag_ms: int
+    refresh_ms: int
     split: SplitConfig
     seed: int
 
@@ -103,7 +106,7 @@ class ByUser(beam.DoFn):
         columns = {name: table[name] for name in table.column_names if name != SPLIT}
         if stage.clusters is not None:
             assert changes is not None
-            columns[stage.clusters.name] = changes.at(item, time - effective_lag(stage.lag_ms))
+            columns[stage.clusters.name] = changes.at(item, as_of(time, stage.lag_ms, stage.refresh_ms))
         yield from self._counts(table, train, positive)
         group = np.cumsum(run_starts(user)) - 1
         listed = positive if stage.schema.has_time else positive & train
@@ -120,7 +123,7 @@ class ByUser(beam.DoFn):
         order = stable_order(keys)
         taken = take(pa.table(columns), order)
         bounds = np.append(np.flatnonzero(run_starts(keys[order])), len(order))
-        for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
+        for start, stop in pairwise(bounds):
             part = taken.slice(start, stop - start)
             for name, values in lists.items():
                 part = with_windows(part, name, windows[name].take(order[start:stop]), values)

@@ -5,6 +5,7 @@ mapped to them where the events are written.
 """
 
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 
 import apache_beam as beam
 import numpy as np
@@ -101,5 +102,5 @@ def by_key(table: pa.Table, keys: np.ndarray, rows: np.ndarray | None = None) ->
     sorted_keys = keys[order]
     taken = take(table, order)
     starts = np.append(np.flatnonzero(run_starts(sorted_keys)), len(order))
-    for start, stop in zip(starts[:-1], starts[1:], strict=True):
+    for start, stop in pairwise(starts):
         yield int(sorted_keys[start]), pack(taken.slice(start, stop - start))

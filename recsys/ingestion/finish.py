@@ -188,7 +188,7 @@ def write_summary(
     positives = dict.fromkeys(SPLITS, 0)
     training: list[dict[str, Moments]] = []
     for key, (rows, positive, moments) in sorted(files):
-        part, _ = parts_of(key, plan)
+        part = parts_of(key, plan)[0]
         by_split[part] += rows
         positives[part] += positive
         if part == SPLITS[0]:
@@ -205,13 +205,13 @@ def write_summary(
         json.dumps(statistics, indent=1, sort_keys=True) + "\n", encoding="utf-8"
     )
     tables: dict[str, dict[str, object]] = {}
-    for name, parts in counts.items():
+    for name, read in counts.items():
         table = name.removeprefix("counts_") + ("" if name.endswith("s") else "s")
         by_reason: dict[str, int] = {}
-        for source, reason, rows in reasons:
+        for source, reason, rejects in reasons:
             if source == table:
-                by_reason[reason] = by_reason.get(reason, 0) + rows
-        tables[table] = {"in": sum(rows for rows, _ in parts), "by_reason": by_reason}
+                by_reason[reason] = by_reason.get(reason, 0) + rejects
+        tables[table] = {"in": sum(rows for rows, _ in read), "by_reason": by_reason}
     summary = {
         "tables": tables,
         "by_split": by_split,

@@ -13,7 +13,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.pvalue import AsList, AsSingleton, PCollection
 
-from recsys.config.ingest import IngestConfig
+from recsys.config.ingest import IngestConfig, utc
 from recsys.datasets.source import RawSource, TableReader
 from recsys.ingestion.by_item import DUPLICATES, FIRSTS, HISTOGRAM, ByItem, ItemStage
 from recsys.ingestion.by_user import COUNTED, ENDS, ByUser, PairsByUser, UserStage
@@ -57,7 +57,8 @@ class Job:
 def build(pipeline: beam.Pipeline, job: Job) -> None:
     """Add the whole graph to a pipeline."""
     config, schema = job.config, job.schema
-    rules = EventRules(schema, job.source.time_unit, job.source.positive, job.source.given_split)
+    end = None if config.split.end is None else int(utc(config.split.end).timestamp() * 1000)
+    rules = EventRules(schema, job.source.time_unit, job.source.positive, config.split.kind == "given", end)
     context = FinishContext(schema, job.folder, job.earlier, config.file_rows, job.seed)
     one = pipeline | "One" >> beam.Create([None])
 
@@ -80,21 +81,22 @@ def build(pipeline: beam.Pipeline, job: Job) -> None:
     availability = AsSingleton(
         one | "Availability" >> beam.Map(item_availability, AsList(values), raw[ITEM], context, _ages(schema))
     )
+    item_stage = ItemStage(schema, config.lag_ms, config.refresh_ms, config.duplicates == "reject")
     by_item = (
         events[ROWS]
         | "Encode" >> beam.ParDo(EncodeEvents(schema), AsList(values), shards).with_output_types(Keyed)
         | "Group by item" >> beam.GroupByKey()
         | "By item"
-        >> beam.ParDo(
-            ByItem(ItemStage(schema, config.lag_ms, config.duplicates == "reject"), job.progress), shards, availability
-        ).with_outputs(DUPLICATES, HISTOGRAM, FIRSTS, main=ROWS)
+        >> beam.ParDo(ByItem(item_stage, job.progress), shards, availability).with_outputs(
+            DUPLICATES, HISTOGRAM, FIRSTS, main=ROWS
+        )
     )
     rows: PCollection = by_item[ROWS] | "Narrow" >> beam.Map(_same).with_output_types(Keyed)
     draft = one | "Draft plan" >> beam.Map(make_plan, AsList(by_item[HISTOGRAM]), config.split, config.file_rows)
     exact = rows | "Exact keys" >> beam.FlatMap(count_bins, AsSingleton(draft))
     plan = AsSingleton(one | "Plan" >> beam.Map(settle_plan, AsSingleton(draft), AsList(exact)))
 
-    stage = UserStage(schema, config.lag_ms, config.split, job.seed)
+    stage = UserStage(schema, config.lag_ms, config.refresh_ms, config.split, job.seed)
     by_user_rows = rows | "Group by user" >> beam.GroupByKey()
     pairs = (
         by_user_rows | "Co-clicks" >> beam.ParDo(PairsByUser(stage), plan)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 _EVERY_SECONDS = 0.2
 
@@ -81,7 +82,7 @@ def shown(stages: tuple[str, ...], quiet: bool) -> Iterator[Progress]:
                 watcher.join()
 
 
-def _watch(progress: Progress, bars, tasks: dict, finished: threading.Event) -> None:  # type: ignore[no-untyped-def]
+def _watch(progress: Progress, bars: Any, tasks: dict, finished: threading.Event) -> None:
     names = list(tasks)
     while not finished.wait(_EVERY_SECONDS):
         total = progress.total()

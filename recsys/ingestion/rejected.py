@@ -19,13 +19,16 @@ def describe_duplicates(
     """(name of the file in rejected/, packed rejected rows) of packed keys of repeated events."""
     table = unpack(message)
     provisional = Provisional(values, (USER, ITEM))
-    columns = {
+    columns: dict[str, list] = {
         USER: provisional.values[USER].take(table[USER].combine_chunks()).to_pylist(),
         ITEM: provisional.values[ITEM].take(table[ITEM].combine_chunks()).to_pylist(),
     }
     if schema.has_time:
         columns["time_ms"] = table[TIME].to_pylist()
-    raw = [json.dumps(dict(zip(columns, row, strict=True)), ensure_ascii=False) for row in zip(*columns.values())]
+    raw = [
+        json.dumps(dict(zip(columns, row, strict=True)), ensure_ascii=False)
+        for row in zip(*columns.values(), strict=True)
+    ]
     yield from _by_shard("events", column(table, ROW).tolist(), raw, DUPLICATE_EVENT, places)
 
 

@@ -17,6 +17,7 @@ ROW_BITS = 40
 """A row's key is its shard's index and, in the low 40 bits, its line in the file: unique, and in input order."""
 ROW = "row"
 SPLIT = "split"
+AFTER_END = "at or after ingest.split.end"
 TITLE = "title"
 AVAILABLE_FROM = "available_from"
 RAW_KINDS = (Kind.CATEGORICAL, Kind.MULTI_VALUED, Kind.NUMERIC)
@@ -24,12 +25,14 @@ RAW_KINDS = (Kind.CATEGORICAL, Kind.MULTI_VALUED, Kind.NUMERIC)
 
 @dataclass(frozen=True)
 class EventRules:
-    """How events are read: the schema, the unit of their times, what makes one positive, whether the split is given."""
+    """How events are read: the schema, the unit of their times, what makes one positive, whether the split is given,
+    and the time (ms) from which on they are left out."""
 
     schema: Schema
     time_unit: str
     positive: str | None
     given_split: bool
+    end: int | None = None
 
     def __post_init__(self) -> None:
         if self.positive is not None:
@@ -42,18 +45,18 @@ class Rejections:
     """Reasons by row; the first reason of a row stands."""
 
     def __init__(self, rows: int) -> None:
-        self.reasons = np.full(rows, None, object)
+        self.reasons = np.full(rows, "", object)
 
     def mark(self, mask: pa.Array | pa.ChunkedArray, reason: str) -> None:
         """Reject the rows of a boolean mask (null: not rejected) that have no reason yet."""
         bad = pc.fill_null(mask, False).to_numpy(zero_copy_only=False)
         if bad.any():
-            self.reasons[bad & np.equal(self.reasons, None)] = reason
+            self.reasons[bad & self.accepted] = reason
 
     @property
     def accepted(self) -> np.ndarray:
         """`[rows] bool`."""
-        return np.equal(self.reasons, None)
+        return np.asarray(self.reasons == "")
 
     def table(self, batch: RawBatch) -> pa.Table | None:
         """The rejected rows as they were read, for rejected/*.jsonl."""
@@ -99,6 +102,8 @@ def validate_events(batch: RawBatch, shard: int, rules: EventRules) -> tuple[pa.
         columns[TIME] = parse_times(given, rules.time_unit)
         rejections.mark(given.is_null(), "time is missing")
         rejections.mark(columns[TIME].is_null(), f"time is not a time between 1970 and 2109 in '{rules.time_unit}'")
+        if rules.end is not None:
+            rejections.mark(pc.greater_equal(columns[TIME], rules.end), AFTER_END)
     else:
         columns[TIME] = pa.array(np.zeros(raw.num_rows, np.int64))
     columns[ROW] = pc.add(batch.rows.cast(pa.int64()), shard << ROW_BITS)
