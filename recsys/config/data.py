@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import pydantic
-from pydantic import PositiveInt, model_validator
+from pydantic import model_validator
 
 from recsys.config.base import Section
 from recsys.config.simulator import SimulatorData
@@ -179,12 +179,11 @@ class SimulatorSource(SimulatorData, _Source):
     """The simulator of a drifting shop (docs/simulator.md); its logs are written to `<workdir>/raw`.
 
     `events` chooses what becomes an event: every impression with its label, or the clicks alone, at the time of the
-    click. `rows_per_file` bounds the rows of one log file.
+    click.
     """
 
     source: Literal["simulator"]
     events: Literal["impressions", "clicks"] = "impressions"
-    rows_per_file: PositiveInt = 1_000_000
 
 
 DataConfig = Annotated[

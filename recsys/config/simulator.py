@@ -43,13 +43,23 @@ class SimulatorData(Section):
     """Size and habits of the shop; the defaults make two weeks of a middling one.
 
     Catalogue: `items` at the start and `new_items_per_day` more each day, in `clusters` taste clusters of a
-    `latent_dim`-dimensional space. Fields: `categories`, `brands` and `tags` values that follow the clusters with
-    `field_noise` (share of values drawn at random), and `noise_*_fields` fields of `noise_values` values that depend on
-    nothing. Exposure: shown items follow a Zipf law of `popularity_exponent` times a life curve of
-    `life_half_life_hours`; a share `exploration` of the slots is drawn uniformly. Clicks: `click_rate` is the mean
-    click probability of an average item at position 1, a position p is examined with probability
-    p^-`position_bias`, and `taste` scales what users like in log-odds. Clicks are reported after a log-normal delay
-    with median `delay_median_s` and log-deviation `delay_sigma`.
+    `latent_dim`-dimensional space. Fields: `categories`, `brands` and `tags` values follow the clusters but for a share
+    `field_noise` drawn at random, `segments` likewise among users; `noise_*_fields` fields of `noise_values` values
+    depend on nothing. A share `hidden_items` of the catalogue is the hidden group of latent drift.
+
+    Traffic: users' activity is log-normal with deviation `activity_sigma`; a session has a log-normal number of
+    requests (rounded up), with log-normal gaps of at least `gap_floor_s`; by night traffic falls by `daily_swing`.
+
+    Exposure: a request shows `list_length` items. A share `exploration` of the slots is uniform over what is on sale, a
+    share `personalisation` comes from the session's taste cluster, the rest from the whole catalogue; both by
+    popularity, log-normal with deviation `popularity_sigma` times a life curve of `life_half_life_hours`, times the
+    exponential of `drift_response` times yesterday's drift of the item's fields.
+
+    Clicks: the log-odds that an examined item is clicked add up `taste` times the (unit variance) affinity of user and
+    item, `intent` where the item is in the session's cluster, `quality_effect` times its standardised popularity,
+    `price_effect` times price against budget, `context_effect` times device and hour, and the drift, around a constant
+    such that shown items are clicked with mean probability `click_rate` at position 1. Position p is examined with
+    probability p^-`position_bias`. A click is reported after a log-normal delay.
     """
 
     users: PositiveInt = 20_000
@@ -63,8 +73,6 @@ class SimulatorData(Section):
     clusters: PositiveInt = 24
     latent_dim: PositiveInt = 16
     tastes_per_user: PositiveFloat = 2.0
-    taste: PositiveFloat = 1.5
-
     categories: PositiveInt = 12
     brands: PositiveInt = 60
     tags: PositiveInt = 100
@@ -74,16 +82,28 @@ class SimulatorData(Section):
     noise_user_fields: NonNegativeInt = 2
     noise_context_fields: NonNegativeInt = 1
     noise_values: PositiveInt = 20
+    hidden_items: Share = 0.15
 
-    popularity_exponent: NonNegativeFloat = 1.0
+    activity_sigma: NonNegativeFloat = 1.0
+    session_median: PositiveFloat = 3.0
+    session_sigma: NonNegativeFloat = 0.8
+    gap_median_s: PositiveFloat = 60.0
+    gap_sigma: NonNegativeFloat = 1.2
+    gap_floor_s: NonNegativeFloat = 2.0
+    daily_swing: Share = 0.8
+
+    popularity_sigma: NonNegativeFloat = 1.3
     life_half_life_hours: PositiveFloat = 240.0
     exploration: Share = 0.1
-    activity_sigma: NonNegativeFloat = 1.0
-    session_requests: Annotated[float, pydantic.Field(ge=1)] = 3.0
-    gap_median_s: PositiveFloat = 90.0
-    gap_sigma: PositiveFloat = 1.2
+    personalisation: Share = 0.5
+    drift_response: NonNegativeFloat = 0.5
 
-    click_rate: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.1
+    click_rate: Annotated[float, pydantic.Field(gt=0, lt=1)] = 0.15
+    taste: NonNegativeFloat = 1.2
+    intent: NonNegativeFloat = 0.5
+    quality_effect: float = 0.3
+    price_effect: float = 0.4
+    context_effect: float = 0.3
     position_bias: NonNegativeFloat = 0.6
     delay_median_s: PositiveFloat = 20.0
     delay_sigma: NonNegativeFloat = 1.5

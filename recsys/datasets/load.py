@@ -30,7 +30,7 @@ def load_source(config: DataConfig, seed: int, workdir: Path) -> RawSource:
 
             source = gowalla_source(config)
         case _:
-            from recsys.datasets.simulator import simulator_source
+            from recsys.datasets.simulator.source import simulator_source
 
             source = simulator_source(config, seed, workdir)
     for table in (source.events, source.items, source.users):

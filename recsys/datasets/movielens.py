@@ -1,6 +1,5 @@
 """MovieLens in its three file formats: 100k, 1m and latest-small."""
 
-import glob
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from recsys.datasets.columns import Wanted
 from recsys.datasets.csv_format import CsvFormat
 from recsys.datasets.fields import merged_fields
 from recsys.datasets.movielens_download import download
-from recsys.datasets.readers import FileReader, Transform
+from recsys.datasets.readers import FileReader, Transform, local
 from recsys.datasets.source import RawSource
 from recsys.errors import UserError
 from recsys.schema import Field, Kind, Schema, Side
@@ -86,7 +85,7 @@ _Tables = tuple[FileReader, FileReader, FileReader | None]
 def _reader(path: Path, wanted: str, csv: CsvFormat, transform: Transform | None = None) -> FileReader:
     """A reader of one file; `wanted` names the columns to read, as `canonical` or `canonical=source`."""
     pairs = tuple((name, source or name) for name, _, source in (word.partition("=") for word in wanted.split()))
-    return FileReader("data.folder", ((glob.escape(str(path)), None),), Wanted(pairs), "csv", csv, transform)
+    return FileReader("data.folder", local(path.parent, path.name), Wanted(pairs), "csv", csv, transform)
 
 
 def _tables_100k(folder: Path) -> _Tables:

@@ -126,3 +126,8 @@ def file_reader(
     wanted = Wanted(tuple((name, source) for name, source in columns.items() if source))
     csv = CsvFormat(form.delimiter or "", form.header, form.encoding, True, form.multiline, form.missing)
     return FileReader(where, pairs, wanted, form.format, csv, transform)
+
+
+def local(folder: Path, *patterns: str) -> tuple[tuple[str, None], ...]:
+    """Globs below a folder whose own name is taken as it is, as `FileReader.paths`."""
+    return tuple((f"{glob.escape(str(folder))}/{pattern}", None) for pattern in patterns)
