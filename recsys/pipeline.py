@@ -104,13 +104,16 @@ class Pipeline:
                 "ingest": self._settings("ingest"),
                 "seed": self.config.seed,
                 "files": _files(source),
+                "parent": _dataset_id(self.config.ingest.extend) if self.config.ingest.extend else None,
             }
             return self._stage(
                 "ingest",
                 inputs,
                 self.dataset_path,
                 _dataset_id,
-                lambda key: ingest(source, self.config.ingest, self.dataset_path, quiet=self.quiet),
+                lambda key: ingest(
+                    source, self.config.ingest, self.dataset_path, seed=self.config.seed, quiet=self.quiet
+                ),
             )
 
     def train(self) -> Made:

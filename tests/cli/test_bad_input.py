@@ -55,7 +55,7 @@ BAD: list[tuple[str, Callable[[Path], object], list[str], list[str]]] = [
     ("missing column", lambda shop: set_events(shop, [("u1", "i1", 1)], HEADER[:3]), [], ["events.csv", "'device'"]),
     ("missing user column", lambda shop: None, ["--set", "data.events.columns.user=who"], ["events.csv", "'who'"]),
     ("missing item feature", lambda shop: write_csv(shop / "items.csv", ("item", "title"), []), [], ["items.csv"]),
-    ("no events", lambda shop: set_events(shop, []), [], ["events"]),
+    ("no events", lambda shop: set_events(shop, []), [], ["no positive training event", "0 rows"]),
     ("only unreadable events", lambda shop: set_events(shop, [("u1", "i1", "soon", "desk")] * 9), [], ["time"]),
     ("nothing positive", lambda shop: None, NEGATIVE, ["positive"]),
     ("truncated Parquet", as_parquet, events_at("events.parquet"), ["events.parquet", "truncated"]),

@@ -32,7 +32,7 @@ class Stages:
         if self.die_after == stage:
             raise KeyboardInterrupt
 
-    def ingest(self, source: Any, config: Any, output: Path, *, quiet: bool) -> None:
+    def ingest(self, source: Any, config: Any, output: Path, *, seed: int, quiet: bool) -> None:
         self.note("ingest")
         text = Path(source.events.shards()[0].file).read_text()
         with write_artifact(output, "dataset", 1, {"schema": Schema().model_dump(mode="json")}) as folder:
