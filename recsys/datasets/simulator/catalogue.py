@@ -57,7 +57,7 @@ def follow(cluster: np.ndarray, values: int, noise: float, rng: np.random.Genera
 
 
 def make_catalogue(config: SimulatorData, seed: int) -> Catalogue:
-    """All items of all days; those of the first day appeared before, at the same daily rate or long ago where it is 0."""
+    """All items of all days; the first ones appeared before, at the same daily rate, or long ago where it is 0."""
     rng = stream(seed, "births")
     daily = config.new_items_per_day
     before = np.sort(rng.random(config.items)) - 1.0
