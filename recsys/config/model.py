@@ -1,7 +1,82 @@
 """Configuration of the towers."""
 
+from typing import Annotated, Literal
+
+from pydantic import Field
+
 from recsys.config.base import Section
+
+Share = Annotated[float, Field(ge=0.0, lt=1.0)]
+Size = Annotated[int, Field(gt=0)]
+
+
+class IdentityConfig(Section):
+    """How a tower uses the id of its own user or item."""
+
+    use: bool = True
+    """Whether the tower reads the id at all; without it only features (and the history) speak."""
+    min_count: int = Field(default=1, ge=1)
+    """Ids with fewer training positives share the unseen row."""
+    dropout: Share = 0.0
+    """Share of rows a step that look up the unseen row instead, so that it learns what a newcomer is like."""
+
+
+class TowerConfig(Section):
+    """One tower: fields to vectors, combined, through hidden layers, to the output."""
+
+    features: tuple[str, ...] | None = None
+    """Names of the fields that it reads besides the id; all of its side where left out."""
+    combine: Literal["concat", "sum"] = "concat"
+    """How the fields' vectors meet. `sum` adds a bias; without hidden layers and with equal
+    dimensions it has no other weights."""
+    hidden: tuple[Size, ...] = ()
+    """Widths of the hidden layers (ReLU); none: one linear layer, or the plain sum."""
+
+
+class PoolingConfig(Section):
+    """One way of pooling a history into a vector."""
+
+    kind: Literal["mean", "recent", "position"] = "mean"
+    """`recent`: weight 0.5^(place from the newest / half_life). `position`: one learned weight a place (at first the
+    mean)."""
+    half_life: float = Field(default=10.0, gt=0.0)
+    """In places from the newest item, for `recent`."""
+
+
+class HistoryConfig(Section):
+    """How the query tower reads histories (sequence fields)."""
+
+    poolings: tuple[PoolingConfig, ...] = Field(default=(PoolingConfig(),), min_length=1)
+    """Each history is pooled in each of these ways. In a sum, several have a square matrix each (identity at first)."""
+    share_item_table: bool = True
+    """Whether items of a history are looked up in the item tower's id table, or in one of their own."""
+    dropout: Share = 0.0
+    """Share of a history's items left out at random, each step anew."""
+
+
+class TemperatureConfig(Section):
+    """The softmax temperature: logits are cosine / temperature."""
+
+    value: float = Field(default=0.07, gt=0.0, le=10.0)
+    """The temperature, or where it starts when it is learned."""
+    learned: bool = False
+    """Whether it is trained along (its logarithm is the variable)."""
 
 
 class ModelConfig(Section):
     """The towers."""
+
+    embedding_dim: Size = 32
+    """Width of every embedding table."""
+    output_dim: Size = 32
+    """Width of the towers' outputs, hence of the index."""
+    user_id: IdentityConfig = IdentityConfig(dropout=0.1)
+    item_id: IdentityConfig = IdentityConfig()
+    query: TowerConfig = TowerConfig()
+    item: TowerConfig = TowerConfig()
+    history: HistoryConfig = HistoryConfig()
+    embedding_dropout: Share = 0.0
+    """Dropout on the combined field vectors, before the first layer."""
+    initial_scale: float = Field(default=0.1, gt=0.0)
+    """Standard deviation of the embeddings' initial values."""
+    temperature: TemperatureConfig = TemperatureConfig()

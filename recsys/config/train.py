@@ -1,7 +1,96 @@
-"""Configuration of how they are trained."""
+"""Configuration of how the towers are trained."""
+
+from typing import Literal
+
+from pydantic import Field
 
 from recsys.config.base import Section
+from recsys.config.model import Size
+
+
+class StreamingConfig(Section):
+    """The streaming frequency estimator of Yi et al. 2019, algorithm 2."""
+
+    buckets: Size = 1 << 20
+    """Length H of each array."""
+    hashes: Size = 2
+    """Independent arrays m; the longest gap counts, which undoes most collisions."""
+    alpha: float = Field(default=0.01, gt=0.0, le=1.0)
+    """Learning rate of the gap."""
+
+
+class LossConfig(Section):
+    """The in-batch softmax."""
+
+    frequencies: Literal["exact", "streaming", "none"] = "exact"
+    """Where logQ comes from: training counts, the streaming estimator, or no correction."""
+    log_q_strength: float = Field(default=1.0, ge=0.0, le=2.0)
+    """Factor on logQ: 1 is the unbiased correction, less leaves popular items somewhat penalised."""
+    mask_accidental_hits: bool = True
+    """Whether other rows with the row's own item are left out of its negatives."""
+    uniform_negatives: int = Field(default=0, ge=0)
+    """Items drawn uniformly from the catalogue each step as extra negatives for every row (mixed negative sampling)."""
+    block_rows: Size = 256
+    """Rows of logits that exist at a time; speed only."""
+    streaming: StreamingConfig = StreamingConfig()
+
+
+class OptimiserConfig(Section):
+    """The optimiser; embedding tables are updated in the rows of the batch only."""
+
+    kind: Literal["adam", "adagrad"] = "adam"
+    learning_rate: float = Field(default=0.001, gt=0.0)
+    decay: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Factor on the learning rate after each epoch."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Steps over which the learning rate grows from 0."""
+    l2: float = Field(default=0.0, ge=0.0)
+    """Coefficient of the squared norm of the weights, for tables of the rows in the batch."""
+
+
+class InputConfig(Section):
+    """The input pipeline."""
+
+    order: Literal["shuffled", "time"] = "shuffled"
+    """`time`: a batch holds consecutive events, so that its negatives are of the same time; batches are shuffled."""
+    buffer_rows: Size = 1_000_000
+    """Rows in memory at a time, over which is shuffled; data sets up to this size are decoded once."""
+    prefetch: Size = 4
+    """Batches prepared ahead."""
+
+
+class ValidationConfig(Section):
+    """What early stopping watches: recall over the full catalogue on the validation part."""
+
+    k: Size = 50
+    exclude_seen: bool = True
+    """Whether what the user had before is left out of the lists, as `evaluate.exclude_seen: auto` does."""
+    max_queries: Size | None = 20_000
+    """At most so many queries, evenly spaced over the validation part; None: all."""
+    refresh_minutes: float = Field(default=60.0, gt=0.0)
+    """How often point-in-time fields and the items on offer are brought up to date over the validation part."""
+    every_epochs: Size = 1
+
+
+class CheckpointConfig(Section):
+    """When training saves what it needs to go on after being killed."""
+
+    every_steps: Size = 2_000
+    every_seconds: float = Field(default=60.0, gt=0.0)
 
 
 class TrainConfig(Section):
-    """How they are trained."""
+    """How the towers are trained."""
+
+    epochs: Size = 20
+    """At most so many passes over the training positives."""
+    batch_size: Size = 1024
+    patience: Size = 3
+    """Epochs without a better validation recall before training stops; without validation events all epochs run."""
+    refit_on_validation: bool = False
+    """Train once more from the start, for the chosen number of epochs, on training and validation events together."""
+    loss: LossConfig = LossConfig()
+    optimiser: OptimiserConfig = OptimiserConfig()
+    input: InputConfig = InputConfig()
+    validation: ValidationConfig = ValidationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()

@@ -1,0 +1,1 @@
+"""Ids to vectors in TensorFlow: lookup, embedding, pooling, standardised numbers; shared by towers and ranker."""

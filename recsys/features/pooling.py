@@ -1,0 +1,69 @@
+"""Several ids a row to one vector: pooling over the values that are there, never over padding.
+
+Ragged work is done on the flat list of present values, so a batch costs what its values cost, not its longest row.
+"""
+
+from dataclasses import dataclass
+
+from recsys._tensorflow import keras, tf
+from recsys.schema import MISSING_ID, PADDING_ID
+
+
+@dataclass(frozen=True)
+class FlatValues:
+    """The present values of a padded `[batch, width]` id column, row by row. Every row has at least one.
+
+    `ids` `[values] int32`; `row` `[values] int64`, ascending; `from_end` `[values] int32`: 0 for a row's last value.
+    """
+
+    ids: tf.Tensor
+    row: tf.Tensor
+    from_end: tf.Tensor
+
+
+def flatten(ids: tf.Tensor, drop_rate: float = 0.0, seed: tf.Tensor | None = None) -> FlatValues:
+    """The values of `[batch, width] int32` that are not padding.
+
+    With a seed each is left out with probability `drop_rate`. A row without any gets the missing id.
+    """
+    present = tf.not_equal(ids, PADDING_ID)
+    length = tf.reduce_sum(tf.cast(present, tf.int32), axis=1)
+    if seed is not None and drop_rate > 0:
+        present &= tf.random.stateless_uniform(tf.shape(ids), seed) >= drop_rate
+    empty = tf.logical_not(tf.reduce_any(present, axis=1, keepdims=True))
+    first = tf.range(tf.shape(ids)[1])[None, :] == 0
+    ids = tf.where(empty & first, MISSING_ID, ids)
+    where = tf.where(present | (empty & first))
+    from_end = tf.gather(length, where[:, 0]) - 1 - tf.cast(where[:, 1], tf.int32)
+    return FlatValues(tf.gather_nd(ids, where), where[:, 0], tf.maximum(from_end, 0))
+
+
+def mean_by_row(vectors: tf.Tensor, values: FlatValues, weights: tf.Tensor | None = None) -> tf.Tensor:
+    """Mean of each row's vectors `[values, dim]`, weighted by positive `weights` `[values]`: `[batch, dim] float32`."""
+    if weights is None:
+        return tf.math.segment_mean(vectors, values.row)
+    sums = tf.math.segment_sum(weights[:, None] * vectors, values.row)
+    return sums / tf.math.segment_sum(weights, values.row)[:, None]
+
+
+class Pooling(keras.layers.Layer):
+    """One way of pooling the vectors of a multi-valued column or a history into `[batch, dim]`.
+
+    `mean`: all values alike. `recent`: weight 0.5^(from_end / half_life). `position`: exp of one learned number a place
+    from the end, zeros at first; places beyond `positions` share the last one.
+    """
+
+    def __init__(self, name: str, kind: str = "mean", *, half_life: float = 1.0, positions: int = 1) -> None:
+        super().__init__(name=f"pool_{name}")
+        self.kind, self.half_life = kind, half_life
+        if kind == "position":
+            self.log_weights = tf.Variable(tf.zeros([positions]), name=f"{name}/log_weights")
+
+    def call(self, vectors: tf.Tensor, values: FlatValues) -> tf.Tensor:
+        """`vectors` `[values, dim] float32` of the flat values."""
+        if self.kind == "mean":
+            return mean_by_row(vectors, values)
+        if self.kind == "recent":
+            return mean_by_row(vectors, values, tf.pow(0.5, tf.cast(values.from_end, tf.float32) / self.half_life))
+        place = tf.minimum(values.from_end, self.log_weights.shape[0] - 1)
+        return mean_by_row(vectors, values, tf.exp(tf.gather(self.log_weights, place)))

@@ -1,0 +1,66 @@
+"""How often an item is in a batch: the logQ of the sampling correction, from counts or from the stream itself."""
+
+import numpy as np
+
+from recsys._tensorflow import tf
+from recsys.config.train import StreamingConfig
+
+SMALLEST = 1e-8
+"""Estimates are clamped to [SMALLEST, 1]: an item without estimate must not get an infinite correction."""
+
+PRIME = (1 << 31) - 1
+"""Modulus of the multiply-add hashes; products of two numbers below it fit int64."""
+
+
+def expected_counts(counts: np.ndarray, batch_size: int) -> np.ndarray:
+    """Expected occurrences of each item id in a batch, `[ids] float32`, from training counts `[ids]`.
+
+    An item without training positives cannot be drawn; it is counted as one so that its logarithm exists.
+    """
+    total = max(1, int(np.sum(counts)))
+    return (batch_size * np.maximum(counts, 1) / total).astype(np.float32)
+
+
+class StreamingFrequencies(tf.Module):
+    """The streaming estimator of Yi et al. 2019 (algorithm 2 and section 4.1) with several hashes.
+
+    It keeps for each bucket the step at which an item of it was last seen and a running mean of the gap between
+    sightings; 1 / gap estimates the probability that the item is in a batch. Collisions shorten gaps, so of the hashes
+    the longest gap counts. All state is in variables: `last` `[hashes, buckets] int64`, `gap` `[hashes, buckets]
+    float32` and `step` int64.
+    """
+
+    def __init__(self, config: StreamingConfig, *, first_gap: float, seed: int) -> None:
+        """`first_gap` is what an unseen item is taken to have: corpus size / batch size, so it looks rare, not hot."""
+        super().__init__(name="streaming_frequencies")
+        rng = np.random.default_rng([seed, 0xF4E9])
+        self.alpha = config.alpha
+        self.buckets = config.buckets
+        self.multipliers = rng.integers(1, PRIME, config.hashes, dtype=np.int64)
+        self.offsets = rng.integers(0, PRIME, config.hashes, dtype=np.int64)
+        shape = [config.hashes, config.buckets]
+        self.last = tf.Variable(tf.zeros(shape, tf.int64), trainable=False, name="last")
+        self.gap = tf.Variable(tf.fill(shape, tf.constant(first_gap, tf.float32)), trainable=False, name="gap")
+        self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
+
+    def update(self, ids: tf.Tensor) -> None:
+        """Take in the item ids of one (global) batch; an item counts once a step."""
+        step = self.step.assign_add(1)
+        for index, bucket in enumerate(self._hashed(tf.unique(tf.reshape(ids, [-1])).y)):
+            bucket = tf.unique(bucket).y  # two items of one bucket are one sighting, and updates must not race
+            where = tf.stack([tf.fill(tf.shape(bucket), tf.constant(index, tf.int64)), bucket], axis=1)
+            since = tf.cast(step - tf.gather_nd(self.last, where), tf.float32)
+            gap = (1.0 - self.alpha) * tf.gather_nd(self.gap, where) + self.alpha * since
+            self.gap.scatter_nd_update(where, gap)
+            self.last.scatter_nd_update(where, tf.fill(tf.shape(bucket), step))
+
+    def probabilities(self, ids: tf.Tensor) -> tf.Tensor:
+        """Estimated probability that each id is in a batch, same shape, float32 in [SMALLEST, 1]."""
+        gaps = [tf.gather(self.gap[index], bucket) for index, bucket in enumerate(self._hashed(ids))]
+        return tf.clip_by_value(1.0 / tf.reduce_max(tf.stack(gaps), axis=0), SMALLEST, 1.0)
+
+    def _hashed(self, ids: tf.Tensor) -> list[tf.Tensor]:
+        """Buckets of the ids under each hash."""
+        ids = tf.cast(ids, tf.int64)
+        hashes = zip(self.multipliers, self.offsets, strict=True)
+        return [((ids * multiplier + offset) % PRIME) % self.buckets for multiplier, offset in hashes]

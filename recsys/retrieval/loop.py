@@ -1,0 +1,136 @@
+"""The training loop: epochs of steps, validation, early stopping, and checkpoints to go on from."""
+
+import math
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from recsys._tensorflow import tf
+from recsys.config.train import OptimiserConfig, TrainConfig
+from recsys.dataset_folder import DatasetFolder
+from recsys.errors import UserError
+from recsys.retrieval.checkpoints import CheckpointFolder
+from recsys.retrieval.display import Display
+from recsys.retrieval.input import training_batches
+from recsys.retrieval.live import LiveTower
+from recsys.retrieval.shards import EventReader
+from recsys.retrieval.state import Progress, assign_variables, variable_arrays
+from recsys.retrieval.step import Trainer
+from recsys.retrieval.validation import Validation
+
+LOG_STEPS = 50
+"""Steps between looks at the loss: reading it makes the host wait for the device."""
+
+
+def learning_rate(config: OptimiserConfig, epoch: int, step: int) -> float:
+    """The learning rate of global step `step` (from 0) in `epoch` (from 0): warm-up times decay by epoch."""
+    warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    return config.learning_rate * config.decay**epoch * warm
+
+
+@dataclass(eq=False)
+class Loop:
+    """One phase of training over one model; `run` may be called in a process that restored a checkpoint first."""
+
+    trainer: Trainer
+    dataset: DatasetFolder
+    reader: EventReader
+    config: TrainConfig
+    validation: Validation | None
+    folder: CheckpointFolder
+    writer: tf.summary.SummaryWriter
+    display: Display
+
+    def __post_init__(self) -> None:
+        model = self.trainer.model
+        self.embed_queries, self.embed_items = LiveTower(model.query_tower), LiveTower(model.item_tower)
+        self.trainer.optimiser.build(model.trainable_variables)
+        streaming = self.trainer.log_q.streaming
+        self.variables = {
+            "model": model.variables,
+            "optimiser": self.trainer.optimiser.variables,
+            "trainer": [self.trainer.step],
+            "frequencies": list(streaming.variables) if streaming is not None else [],
+        }
+
+    def restore(self, arrays: dict[str, np.ndarray]) -> None:
+        """Take over the variables of a checkpoint."""
+        assign_variables(self.variables, arrays)
+
+    def run(self, progress: Progress, epochs: int) -> Progress:
+        """Train from `progress` on until `epochs` are done or validation has stopped rising."""
+        steps = self.reader.steps
+        self.display.begin(progress.phase, epochs * steps, progress.epoch * steps + progress.step)
+        batches = iter(
+            training_batches(
+                self.dataset,
+                self.trainer.model.spec,
+                self.reader,
+                self.config.input.prefetch,
+                epoch=progress.epoch,
+                step=progress.step,
+            )
+        )
+        saved = time.monotonic()
+        pending: list[tf.Tensor] = []
+        while not progress.finished:
+            rate = learning_rate(self.config.optimiser, progress.epoch, progress.epoch * steps + progress.step)
+            pending.append(self.trainer.train_step(next(batches), tf.constant(rate, tf.float32)))
+            progress.step += 1
+            ended = progress.step == steps
+            due = progress.step % self.config.checkpoint.every_steps == 0
+            due |= time.monotonic() - saved > self.config.checkpoint.every_seconds
+            if ended or due or len(pending) >= LOG_STEPS:
+                self._look(progress, pending, rate, epochs)
+                pending = []
+            if ended:
+                self._end_epoch(progress, epochs)
+            if ended or due:
+                self._save(progress)
+                saved = time.monotonic()
+        return progress
+
+    def _look(self, progress: Progress, pending: list[tf.Tensor], rate: float, epochs: int) -> None:
+        """Add up the losses since the last look, log and show them."""
+        losses = [float(loss) for loss in pending]
+        for loss in losses:  # one by one: the sum must not depend on when we look
+            progress.loss_sum += loss
+        step = progress.epoch * self.reader.steps + progress.step
+        if not math.isfinite(progress.loss_sum):
+            raise UserError(
+                f"train: the loss stopped being a finite number at or before step {step} (epoch {progress.epoch + 1}); "
+                "lower train.optimiser.learning_rate or raise model.temperature.value."
+            )
+        with self.writer.as_default(step=step):
+            tf.summary.scalar("loss", losses[-1])
+            tf.summary.scalar("learning_rate", rate)
+            tf.summary.scalar("examples_per_second", self.display.rate(step, self.config.batch_size))
+        self.display.step(step, self.config.batch_size, losses[-1], f"{progress.epoch + 1}/{epochs}")
+
+    def _end_epoch(self, progress: Progress, epochs: int) -> None:
+        """Validate, note the best epoch, decide whether to go on."""
+        record = {"loss": progress.loss_sum / self.reader.steps}
+        temperature = 1.0 / float(self.trainer.model.inverse_temperature)
+        progress.epoch, progress.step, progress.loss_sum = progress.epoch + 1, 0, 0.0
+        last = progress.epoch == epochs
+        stop = last
+        if self.validation is not None and (last or progress.epoch % self.config.validation.every_epochs == 0):
+            metrics = self.validation.measure(self.embed_queries, self.embed_items)
+            record |= metrics
+            self.display.measured(metrics)
+            value = metrics[f"recall@{self.validation.k}"]
+            if value > progress.best_value:
+                progress.best_epoch, progress.best_value = progress.epoch, value
+                self.folder.write_best(progress.epoch, variable_arrays({"model": self.variables["model"]}))
+            stop |= progress.epoch - progress.best_epoch >= self.config.patience
+        progress.epochs.append(record)
+        progress.finished = stop
+        with self.writer.as_default(step=progress.epoch):
+            for name, value in {**record, "temperature": temperature}.items():
+                tf.summary.scalar(f"epoch/{name}", value)
+        self.writer.flush()
+
+    def _save(self, progress: Progress) -> None:
+        progress.saves += 1
+        self.folder.save(progress.saves, variable_arrays(self.variables), progress.to_json())

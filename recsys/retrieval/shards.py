@@ -1,0 +1,169 @@
+"""The positive training events as a sequence of row groups, in an order fixed by (seed, epoch)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from recsys.dataset_folder import DatasetFolder
+from recsys.errors import UserError
+from recsys.schema import ITEM, LABEL, USER
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """One Parquet row group and how many positives it holds."""
+
+    file: Path
+    index: int
+    positives: int
+
+
+@dataclass(frozen=True, eq=False)
+class PositiveEvents:
+    """The positives of some splits: where they are, and how often each user and item occurs among them.
+
+    `counts["user"]` and `counts["item"]` are `[ids] int64`.
+    """
+
+    groups: tuple[RowGroup, ...]
+    counts: dict[str, np.ndarray]
+
+    @property
+    def rows(self) -> int:
+        """Number of positives."""
+        return sum(group.positives for group in self.groups)
+
+
+def scan_positives(dataset: DatasetFolder, splits: tuple[str, ...]) -> PositiveEvents:
+    """Count positives by row group, user and item; reads three columns, one row group at a time."""
+    counts = {name: np.zeros(dataset.vocabulary(name).size, np.int64) for name in (USER, ITEM)}
+    groups = []
+    for split in splits:
+        for file in dataset.event_files(split):
+            reader = _open(file)
+            for index in range(reader.num_row_groups):
+                table = _positives(_read(reader, file, index, [USER, ITEM, LABEL]))
+                groups.append(RowGroup(file, index, len(table)))
+                for name, total in counts.items():
+                    total += np.bincount(table[name].to_numpy(), minlength=len(total))
+    if not any(group.positives for group in groups):
+        raise UserError(
+            f"{dataset.path}: no positive events (label 1) in {' and '.join(splits)}; training needs some. Check "
+            "data.positive and ingest.split."
+        )
+    return PositiveEvents(tuple(groups), counts)
+
+
+@dataclass(frozen=True, eq=False)
+class EventReader:
+    """Yields the positives of an epoch as whole batches.
+
+    Row groups are gathered into buffers of about `buffer_rows` positives, of which one is in memory at a time (a data
+    set that fits into one buffer is decoded once). `shuffled`: row groups come in random order and the rows of a buffer
+    are permuted. `time`: buffers are of consecutive row groups, each is cut into runs of `batch_size` consecutive rows,
+    from a random start, and the runs are permuted. All is drawn from (seed, epoch), so a batch is known by its number.
+    """
+
+    events: PositiveEvents
+    columns: tuple[str, ...]
+    batch_size: int
+    buffer_rows: int
+    in_time_order: bool
+    seed: int
+
+    @property
+    def steps(self) -> int:
+        """Batches of an epoch: full ones only, as a short batch has few negatives, but at least one."""
+        return max(1, self.events.rows // self.batch_size)
+
+    def batches(self, epoch: int, first: int = 0) -> Iterator[pa.Table]:
+        """Batches `first`, `first + 1`, … of an epoch as tables of `columns`, `[batch_size]` rows each."""
+        rng = np.random.default_rng([self.seed, epoch])
+        position, start = 0, first * self.batch_size
+        stop = min(self.steps * self.batch_size, self.events.rows)
+        carried: list[pa.Table] = []
+        waiting = 0
+        for groups in self._buffers(rng):
+            rows = sum(group.positives for group in groups)
+            order = self._order(rng, rows)  # drawn for skipped buffers too, so that later ones stay as they are
+            begin, end = max(start - position, 0), min(stop - position, rows)
+            position += rows
+            if begin >= end:
+                continue
+            table = self._buffer(groups)
+            while begin < end:
+                taken = min(self.batch_size - waiting, end - begin)
+                carried.append(table.take(pa.array(order[begin : begin + taken])))
+                waiting += taken
+                begin += taken
+                if waiting == self.batch_size:
+                    yield pa.concat_tables(carried)
+                    carried, waiting = [], 0
+        if waiting:
+            yield pa.concat_tables(carried)
+
+    def _buffers(self, rng: np.random.Generator) -> list[list[RowGroup]]:
+        groups = [group for group in self.events.groups if group.positives]
+        if not self.in_time_order:
+            groups = [groups[place] for place in rng.permutation(len(groups))]
+        buffers: list[list[RowGroup]] = [[]]
+        filled = 0
+        for group in groups:
+            if filled >= self.buffer_rows:
+                buffers.append([])
+                filled = 0
+            buffers[-1].append(group)
+            filled += group.positives
+        if self.in_time_order:
+            buffers = [buffers[place] for place in rng.permutation(len(buffers))]
+        return buffers
+
+    def _order(self, rng: np.random.Generator, rows: int) -> np.ndarray:
+        if not self.in_time_order:
+            return rng.permutation(rows)
+        shift = int(rng.integers(self.batch_size))
+        runs = np.arange(-shift, rows, self.batch_size)
+        places = rng.permutation(runs)[:, None] + np.arange(self.batch_size)
+        return places[(places >= 0) & (places < rows)]
+
+    def _buffer(self, groups: list[RowGroup]) -> pa.Table:
+        if self.events.rows <= self.buffer_rows:
+            tables = [self._whole[group.file, group.index] for group in groups]
+        else:
+            tables = [self._decode(group) for group in groups]
+        return pa.concat_tables(tables).combine_chunks()
+
+    @cached_property
+    def _whole(self) -> dict[tuple[Path, int], pa.Table]:
+        return {(group.file, group.index): self._decode(group) for group in self.events.groups}
+
+    def _decode(self, group: RowGroup) -> pa.Table:
+        columns = list(dict.fromkeys([*self.columns, LABEL]))
+        return _positives(_read(_open(group.file), group.file, group.index, columns)).select(list(self.columns))
+
+
+def _open(file: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(file)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{file}: not readable as Parquet ({error}); the file is truncated or not Parquet.") from None
+
+
+def _read(reader: pq.ParquetFile, file: Path, index: int, columns: list[str]) -> pa.Table:
+    missing = [name for name in columns if name not in reader.schema_arrow.names]
+    if missing:
+        raise UserError(f"{file}: column '{missing[0]}' is missing; the file has {reader.schema_arrow.names}.")
+    try:
+        return reader.read_row_group(index, columns=columns)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{file}: row group {index} is not readable ({error}); make the data set again.") from None
+
+
+def _positives(table: pa.Table) -> pa.Table:
+    return table.filter(pc.equal(table[LABEL], 1))

@@ -1,0 +1,154 @@
+"""Sampled softmax over in-batch and extra negatives: loss and every gradient in one pass over blocks of rows.
+
+    L = sum_i w_i (log sum_j exp(s_ij) - s_ii) / B,    s_ij = <q_i, c_j> / tau - logQ_j
+
+(T. Yao et al., CIKM 2021, section 2 after X. Yi et al., RecSys 2019, section 4). The `[rows, candidates]` logits never
+exist as a whole. Scale and logQ are folded into the first matrix product as augmented columns, the sum of exponentials
+into the second one as a column of ones, and the division by it into the small operand of the third. What is left of
+elementwise work on a block of logits is one exp. Everything that the backward pass needs comes out of the forward pass,
+so memory grows with (rows + candidates) x dim.
+"""
+
+from collections.abc import Callable
+
+from recsys._tensorflow import tf
+
+SAFE_EXPONENT = 80.0
+"""exp of up to this, summed and inverted, stays well within the normal range of float32 (about exp(+-87))."""
+
+
+def sampled_softmax_loss(
+    queries: tf.Tensor,
+    candidates: tf.Tensor,
+    log_q: tf.Tensor,
+    inverse_temperature: tf.Tensor,
+    *,
+    candidate_ids: tf.Tensor | None = None,
+    weights: tf.Tensor | None = None,
+    block_rows: int = 256,
+) -> tf.Tensor:
+    """Mean softmax cross-entropy of each query against all candidates; row i's positive is candidate i.
+
+    `queries` is `[rows, dim] float32` and `candidates` `[rows + extra, dim] float32`: the rows' positives, then any
+    extra negatives. `log_q` `[rows + extra] float32` is subtracted from every logit of its column, the positive's
+    included; a common constant in it cancels. `inverse_temperature` is a scalar. With `candidate_ids`
+    (`[rows + extra]` integers), a candidate with the id of the row's positive is no negative of that row (accidental
+    hit). `weights` `[rows] float32` are the rows' rewards (1 where left out).
+
+    Where norms bound the logits so that no exponential can leave the range of float32, which the L2-normalised outputs
+    of the towers grant at usual temperatures, there is no running maximum; else each row's maximum is taken off.
+    Returns the scalar loss, differentiable in queries, candidates and inverse_temperature (not in log_q or weights).
+    """
+    rows = tf.shape(queries)[0]
+    weights = tf.ones([rows], queries.dtype) if weights is None else tf.convert_to_tensor(weights, queries.dtype)
+    log_q = tf.stop_gradient(tf.convert_to_tensor(log_q, queries.dtype))
+    hits = None if candidate_ids is None else _hit_finder(candidate_ids)
+
+    @tf.custom_gradient
+    def loss(queries: tf.Tensor, candidates: tf.Tensor, inverse_temperature: tf.Tensor):
+        # Only differences of logQ matter, so take off the middle of their range: the exponents become smallest.
+        centred = log_q - 0.5 * (tf.reduce_max(log_q) + tf.reduce_min(log_q))
+        bound = _logit_bound(queries, candidates, centred, inverse_temperature)
+
+        def one_pass(stable: bool) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            return _blocks(queries, candidates, centred, inverse_temperature, weights, hits, block_rows, stable)
+
+        log_sums, means, pulled = tf.cond(bound < SAFE_EXPONENT, lambda: one_pass(False), lambda: one_pass(True))
+        positives = candidates[:rows]
+        cosines = tf.reduce_sum(queries * positives, axis=1)
+        share = weights / tf.cast(rows, queries.dtype)
+        value = tf.reduce_sum(share * (log_sums - cosines * inverse_temperature + centred[:rows]))
+        # means_i is the softmax-weighted mean candidate, so <q_i, means_i> is the mean cosine: tau's gradient.
+        grad_inverse = tf.reduce_sum(share * (tf.reduce_sum(queries * means, axis=1) - cosines))
+        grad_queries = (inverse_temperature * share)[:, None] * (means - positives)
+        pushed = tf.pad(share[:, None] * queries, [[0, tf.shape(candidates)[0] - rows], [0, 0]])
+        grad_candidates = inverse_temperature * (pulled - pushed)
+
+        def grad(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            return upstream * grad_queries, upstream * grad_candidates, upstream * grad_inverse
+
+        return value, grad
+
+    return loss(queries, candidates, tf.convert_to_tensor(inverse_temperature, queries.dtype))
+
+
+def _logit_bound(
+    queries: tf.Tensor, candidates: tf.Tensor, log_q: tf.Tensor, inverse_temperature: tf.Tensor
+) -> tf.Tensor:
+    """An upper bound of |logit| plus log(candidates), which bounds the log of any row's sum and of its inverse."""
+    norms = tf.reduce_max(tf.norm(queries, axis=1)) * tf.reduce_max(tf.norm(candidates, axis=1))
+    count = tf.cast(tf.shape(candidates)[0], queries.dtype)
+    return norms * tf.abs(inverse_temperature) + tf.reduce_max(tf.abs(log_q)) + tf.math.log(count)
+
+
+def _blocks(
+    queries: tf.Tensor,
+    candidates: tf.Tensor,
+    log_q: tf.Tensor,
+    inverse_temperature: tf.Tensor,
+    weights: tf.Tensor,
+    hits: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None,
+    block_rows: int,
+    stable: bool,
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """The pass: log-sums `[rows]`, softmax-weighted mean candidates `[rows, dim]`, and what pulls each candidate.
+
+    The last is sum_i share_i p_ij q_i, `[candidates, dim]`.
+    """
+    rows, dim = tf.shape(queries)[0], queries.shape[1]
+    share = weights / tf.cast(rows, queries.dtype)
+    ones = tf.ones([rows, 1], queries.dtype)
+    scaled = tf.concat([queries * inverse_temperature, ones], axis=1)
+    shifted = tf.concat([candidates, -log_q[:, None]], axis=1)
+    counted = tf.concat([candidates, tf.ones_like(log_q)[:, None]], axis=1)
+    count = (rows + block_rows - 1) // block_rows
+
+    def body(index: tf.Tensor, sums: tf.TensorArray, pulled: tf.Tensor):
+        start = index * block_rows
+        stop = tf.minimum(start + block_rows, rows)
+        logits = tf.matmul(scaled[start:stop], shifted, transpose_b=True)
+        top = tf.zeros([stop - start, 1], queries.dtype)
+        if hits is not None and stable:  # a masked logit must not become the maximum
+            pairs = hits(start, stop)
+            logits = tf.tensor_scatter_nd_min(logits, pairs, tf.fill([tf.shape(pairs)[0]], queries.dtype.min))
+        if stable:
+            top = tf.reduce_max(logits, axis=1, keepdims=True)
+            logits -= top
+        exponentials = tf.exp(logits)
+        if hits is not None and not stable:
+            pairs = hits(start, stop)
+            exponentials = tf.tensor_scatter_nd_update(exponentials, pairs, tf.zeros([tf.shape(pairs)[0]]))
+        block = tf.matmul(exponentials, counted)
+        total = block[:, dim:]
+        weighted = queries[start:stop] * (share[start:stop, None] / total)
+        pulled += tf.matmul(exponentials, weighted, transpose_a=True)
+        return index + 1, sums.write(index, tf.concat([block[:, :dim] / total, tf.math.log(total) + top], 1)), pulled
+
+    sums = tf.TensorArray(queries.dtype, size=count, infer_shape=False, element_shape=[None, dim + 1])
+    start = (tf.constant(0), sums, tf.zeros_like(candidates))
+    # One block at a time: running ahead would hold several blocks of logits in memory.
+    _, sums, pulled = tf.while_loop(lambda index, *_: index < count, body, start, parallel_iterations=1)
+    joined = tf.ensure_shape(sums.concat(), [None, dim + 1])
+    return joined[:, dim], joined[:, :dim], pulled
+
+
+def _hit_finder(candidate_ids: tf.Tensor) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """A function of a block's bounds that lists its accidental hits as (row in the block, candidate) `[hits, 2]`.
+
+    Sorting the ids once makes each id a run, so a block's hits are found in time of their number, not of its logits.
+    """
+    order = tf.argsort(candidate_ids, stable=True)
+    runs = tf.gather(candidate_ids, order)
+
+    def hits(start: tf.Tensor, stop: tf.Tensor) -> tf.Tensor:
+        ids = candidate_ids[start:stop]
+        first = tf.searchsorted(runs, ids, side="left")
+        length = tf.searchsorted(runs, ids, side="right") - first
+        row = tf.repeat(tf.range(stop - start), length)
+        before = tf.cumsum(length, exclusive=True)
+        within = tf.range(tf.size(row)) - tf.gather(before, row)
+        column = tf.gather(order, tf.gather(first, row) + within)
+        other = tf.not_equal(column, row + start)
+        return tf.boolean_mask(tf.stack([row, column], axis=1), other)
+
+    return hits

@@ -1,0 +1,133 @@
+"""One training step: towers, sampling-corrected loss, sparse updates."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from recsys._tensorflow import keras, tf
+from recsys.config.train import LossConfig
+from recsys.retrieval.frequencies import StreamingFrequencies, expected_counts
+from recsys.retrieval.input import Batch, join
+from recsys.retrieval.softmax import sampled_softmax_loss
+from recsys.retrieval.spec import TwoTowerSpec
+from recsys.retrieval.towers import TwoTower
+from recsys.schema import FIRST_VALUE_ID, ITEM
+
+
+@dataclass(frozen=True, eq=False)
+class Catalogue:
+    """What uniform negatives are drawn from: `items` ids from 3 on, and the item tower's static features `[ids, …]`."""
+
+    items: int
+    features: Mapping[str, tf.Tensor]
+
+
+class LogQ(tf.Module):
+    """The correction of each candidate: log of its expected count among the candidates of a step, times a strength.
+
+    In-batch items come from the training distribution, uniform negatives add `uniform / catalogue` to every item's
+    expected count (Yang et al. 2020, as worked out in T. Yao et al., section 2.2).
+    """
+
+    def __init__(
+        self, config: LossConfig, counts: np.ndarray, catalogue_items: int, batch_size: int, seed: int
+    ) -> None:
+        super().__init__(name="log_q")
+        self.strength = config.log_q_strength if config.frequencies != "none" else 0.0
+        self.extra = config.uniform_negatives / max(1, catalogue_items)
+        self.batch_size = batch_size
+        self.streaming = (
+            StreamingFrequencies(config.streaming, first_gap=max(1.0, catalogue_items / batch_size), seed=seed)
+            if config.frequencies == "streaming"
+            else None
+        )
+        self.exact = tf.constant(expected_counts(counts, batch_size)) if config.frequencies == "exact" else None
+
+    def update(self, items: tf.Tensor) -> None:
+        """Show a batch's positives to the streaming estimator."""
+        if self.streaming is not None:
+            self.streaming.update(items)
+
+    def __call__(self, candidates: tf.Tensor) -> tf.Tensor:
+        """logQ of candidate item ids, `[candidates] float32`."""
+        if self.streaming is not None:
+            expected = self.streaming.probabilities(candidates)
+        elif self.exact is not None:
+            expected = tf.gather(self.exact, candidates)
+        else:
+            return tf.zeros(tf.shape(candidates))
+        return self.strength * tf.math.log(expected + self.extra)
+
+
+class Trainer(tf.Module):
+    """Model, optimiser and correction, and the compiled step over them."""
+
+    def __init__(
+        self,
+        model: TwoTower,
+        optimiser: keras.optimizers.Optimizer,
+        config: LossConfig,
+        log_q: LogQ,
+        catalogue: Catalogue,
+        seed: int,
+    ) -> None:
+        super().__init__(name="trainer")
+        self.model, self.optimiser, self.config = model, optimiser, config
+        self.log_q, self.catalogue, self.seed = log_q, catalogue, seed
+        self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
+
+    def loss(self, batch: Batch, seed: tf.Tensor) -> tf.Tensor:
+        """The loss of one batch; all randomness comes from `seed` `[2] int32`."""
+        queries = self.model.query_tower(batch["query"], seed=tf.random.fold_in(seed, 0))
+        item_seed = tf.random.fold_in(seed, 1)
+        items = batch["item"]
+        if self.config.uniform_negatives:
+            items = self._with_uniform(items, tf.random.fold_in(seed, 2))
+        candidates = self.model.item_tower(items, seed=item_seed)
+        return sampled_softmax_loss(
+            queries,
+            candidates,
+            self.log_q(items[ITEM]),
+            self.model.inverse_temperature,
+            candidate_ids=items[ITEM] if self.config.mask_accidental_hits else None,
+            block_rows=self.config.block_rows,
+        )
+
+    def _with_uniform(self, items: Mapping[str, tf.Tensor], seed: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The batch's items followed by uniformly drawn ones with their static features."""
+        drawn = tf.random.stateless_uniform(
+            [self.config.uniform_negatives],
+            seed,
+            minval=FIRST_VALUE_ID,
+            maxval=FIRST_VALUE_ID + self.catalogue.items,
+            dtype=tf.int32,
+        )
+        extra = join({ITEM: drawn}, ITEM, self.catalogue.features)
+        return {name: tf.concat([values, extra[name]], axis=0) for name, values in items.items()}
+
+    @tf.function(reduce_retracing=True)
+    def train_step(self, batch: Batch, learning_rate: tf.Tensor) -> tf.Tensor:
+        """Update on one batch and return its loss, a float32 scalar."""
+        self.log_q.update(batch["item"][ITEM])
+        seed = tf.random.fold_in(tf.constant([self.seed % (1 << 31), 0x57E9], tf.int32), self.step)
+        with tf.GradientTape() as tape:
+            loss = self.loss(batch, seed)
+        variables = self.model.trainable_variables
+        gradients = tape.gradient(loss, variables)
+        self.optimiser.learning_rate.assign(learning_rate)
+        self.optimiser.apply_gradients(zip(gradients, variables, strict=True))
+        self.step.assign_add(1)
+        return loss
+
+
+def uniform_negatives_problem(spec: TwoTowerSpec, static: Mapping[str, np.ndarray]) -> str | None:
+    """Why uniform negatives cannot be drawn for this model, or None where they can."""
+    for inputs in spec.item.inputs:
+        if inputs.name not in static:
+            return (
+                f"train.loss.uniform_negatives: the item tower reads '{inputs.name}', a value as of an event's time, "
+                "which items drawn from the catalogue do not have; set it to 0 or leave the field out of "
+                "model.item.features."
+            )
+    return None

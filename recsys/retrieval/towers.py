@@ -1,0 +1,153 @@
+"""The towers and the two-tower model on TensorFlow Recommenders' Model."""
+
+import zlib
+from collections.abc import Mapping
+
+import tensorflow_recommenders as tfrs
+
+from recsys._tensorflow import keras, tf
+from recsys.config.model import ModelConfig
+from recsys.features.embedding import EmbeddingTable, drop_identity
+from recsys.features.numeric import standardise
+from recsys.features.pooling import Pooling, flatten
+from recsys.features.spec import Form, InputSpec
+from recsys.retrieval.spec import TowerSpec, TwoTowerSpec
+
+Features = Mapping[str, tf.Tensor]
+
+
+def named_seed(seed: int, name: str) -> int:
+    """A seed of its own for each named part, the same in every process."""
+    return (seed * 1_000_003 + zlib.crc32(name.encode())) % (1 << 31)
+
+
+class Tower(keras.layers.Layer):
+    """Fields of one side to an L2-normalised vector `[batch, output_dim] float32`.
+
+    Tables are given, since the towers share them. Randomness (dropout) comes from the `seed` of the call alone; without
+    a seed the tower is deterministic, as served.
+    """
+
+    def __init__(self, spec: TowerSpec, config: ModelConfig, tables: Mapping[str, EmbeddingTable], seed: int) -> None:
+        super().__init__(name=f"{spec.name}_tower")
+        self.spec = spec
+        self.model = config
+        self.tables = dict(tables)
+        self.pools = {inputs.name: _poolings(inputs, config) for inputs in spec.inputs if inputs.is_list}
+
+        def dense(name: str, units: int, **options) -> keras.layers.Dense:
+            start = keras.initializers.GlorotUniform(seed=named_seed(seed, f"{spec.name}/{name}"))
+            return keras.layers.Dense(units, kernel_initializer=start, name=name, **options)
+
+        summed = spec.config.combine == "sum"
+        numeric = any(inputs.form is Form.NUMBER for inputs in spec.inputs)
+        self.numbers = dense("numbers", config.embedding_dim, use_bias=False) if summed and numeric else None
+        self.bias = tf.Variable(tf.zeros([config.embedding_dim]), name=f"{spec.name}/bias") if summed else None
+        # In a sum, poolings of one history need weights of their own, or they would only be one other pooling.
+        several = summed and len(config.history.poolings) > 1
+        self.mixers = {
+            part: keras.layers.Dense(config.embedding_dim, use_bias=False, kernel_initializer="identity")
+            for parts in self.pools.values()
+            for part in parts
+            if several and len(parts) > 1
+        }
+        self.hidden = [
+            dense(f"hidden_{place}", units, activation="relu") for place, units in enumerate(spec.config.hidden)
+        ]
+        plain = summed and not self.hidden and config.embedding_dim == config.output_dim
+        self.output_layer = None if plain else dense("output", config.output_dim)
+
+    def call(self, features: Features, seed: tf.Tensor | None = None) -> tf.Tensor:
+        """`features` by column name, batch first; `seed` `[2] int32` turns dropout on."""
+        combined = self.combine(self.field_vectors(features, seed))
+        if seed is not None and self.model.embedding_dropout:
+            combined = tf.nn.experimental.stateless_dropout(
+                combined, self.model.embedding_dropout, tf.random.fold_in(seed, len(self.spec.inputs) + 1)
+            )
+        for layer in self.hidden:
+            combined = layer(combined)
+        if self.output_layer is not None:
+            combined = self.output_layer(combined)
+        return tf.math.l2_normalize(combined, axis=1)
+
+    def field_vectors(self, features: Features, seed: tf.Tensor | None) -> dict[str, tf.Tensor]:
+        """Each field's `[batch, embedding_dim]` by column name (and pooling), numbers `[batch, 2]`, the id first."""
+        vectors: dict[str, tf.Tensor] = {}
+        if self.spec.identity.use:
+            table = self.tables[self.spec.id_column]
+            rows = table.rows(features[self.spec.id_column])
+            if seed is not None and self.spec.identity.dropout:
+                rows = drop_identity(rows, self.spec.identity.dropout, tf.random.fold_in(seed, 0))
+            vectors[self.spec.id_column] = table.vectors(rows)
+        for place, inputs in enumerate(self.spec.inputs):
+            values = features[inputs.name]
+            if inputs.form is Form.NUMBER:
+                vectors[inputs.name] = standardise(values, inputs)
+            elif inputs.is_list:
+                drop = self.model.history.dropout if inputs.form is Form.HISTORY else 0.0
+                flat = flatten(values, drop, None if seed is None else tf.random.fold_in(seed, place + 1))
+                looked_up = self.tables[inputs.table](flat.ids)
+                for part, pooling in self.pools[inputs.name].items():
+                    vectors[part] = pooling(looked_up, flat)
+            else:
+                vectors[inputs.name] = self.tables[inputs.table](values)
+        return vectors
+
+    def combine(self, vectors: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """Concatenate or add the fields' vectors; in a sum, numbers first pass a linear layer of their own."""
+        if self.spec.config.combine == "concat":
+            return tf.concat(list(vectors.values()), axis=1)
+        numbers = [inputs.name for inputs in self.spec.inputs if inputs.form is Form.NUMBER]
+        terms = [
+            self.mixers[name](vector) if name in self.mixers else vector
+            for name, vector in vectors.items()
+            if name not in numbers
+        ]
+        if self.numbers is not None:
+            terms.append(self.numbers(tf.concat([vectors[name] for name in numbers], axis=1)))
+        return tf.add_n(terms) + self.bias
+
+
+def _poolings(inputs: InputSpec, config: ModelConfig) -> dict[str, Pooling]:
+    """The poolings of a list input by the name of the vector that each gives."""
+    if inputs.form is not Form.HISTORY:
+        return {inputs.name: Pooling(inputs.name)}
+    poolings: dict[str, Pooling] = {}
+    for place, pooling in enumerate(config.history.poolings):
+        name = inputs.name if len(config.history.poolings) == 1 else f"{inputs.name}/{place}_{pooling.kind}"
+        poolings[name] = Pooling(
+            name.replace("/", "_"), pooling.kind, half_life=pooling.half_life, positions=inputs.length
+        )
+    return poolings
+
+
+class TwoTower(tfrs.models.Model):
+    """Query and item tower over shared tables, and the temperature.
+
+    The loss is the job's (recsys/retrieval/step.py); `compute_loss` is what tfrs.models.Model asks for.
+    """
+
+    def __init__(self, spec: TwoTowerSpec, seed: int) -> None:
+        super().__init__()
+        config = spec.config
+        self.spec = spec
+        self.embedding_tables = {
+            table.name: EmbeddingTable(table, config.embedding_dim, scale=config.initial_scale, seed=seed)
+            for table in spec.tables
+        }
+        self.query_tower = Tower(spec.query, config, self.embedding_tables, seed)
+        self.item_tower = Tower(spec.item, config, self.embedding_tables, seed)
+        self.log_inverse_temperature = tf.Variable(
+            -tf.math.log(config.temperature.value),
+            trainable=config.temperature.learned,
+            name="log_inverse_temperature",
+        )
+
+    @property
+    def inverse_temperature(self) -> tf.Tensor:
+        """1 / temperature, scalar float32."""
+        return tf.exp(self.log_inverse_temperature)
+
+    def call(self, inputs: Mapping[str, Features]) -> tuple[tf.Tensor, tf.Tensor]:
+        """Vectors of `inputs["query"]` and `inputs["item"]`, without dropout."""
+        return self.query_tower(inputs["query"]), self.item_tower(inputs["item"])
