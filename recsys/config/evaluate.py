@@ -32,15 +32,15 @@ class EvaluateConfig(Section):
     """The whole catalogue, or the items that had appeared when the query was asked. `auto`: `available` where items
     have point-in-time fields."""
 
-    refresh_minutes: float = Field(default=60.0, gt=0)
+    refresh_minutes: float | None = Field(default=None, gt=0)
     """How often that which changes with time is brought up to date: new items, point-in-time features with the item
-    vectors made from them, recent popularity."""
+    vectors made from them, recent popularity. None: as often as the data set's own features, else every hour."""
 
     max_queries: int | None = Field(default=None, ge=1)
     """At most so many queries, evenly spaced over the split; None: all."""
 
-    fit_on: Literal["training", "training_and_validation"] = "training"
-    """What the baselines learn from, once tuned; set it to what the model itself was trained on."""
+    fit_on: Literal["auto", "training", "training_and_validation"] = "auto"
+    """What the baselines learn from, once tuned. `auto`: what the model itself was trained on, as its manifest says."""
 
     baselines: tuple[Baseline, ...] = (
         "popularity",

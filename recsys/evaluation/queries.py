@@ -16,6 +16,7 @@ from recsys.errors import UserError
 from recsys.schema import FIRST_VALUE_ID, ITEM, LABEL, SPLITS, TIME, USER, Kind, Side
 
 MS_A_MINUTE = 60_000
+DEFAULT_REFRESH_MS = 60 * MS_A_MINUTE
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,12 +73,18 @@ class Events:
 
     def where(self, mask: np.ndarray) -> "Events":
         """The events of a `[n] bool` mask."""
-        return Events(self.users[mask], self.items[mask], self.times[mask], self.positive[mask], self.part[mask])
+        return self._in(np.flatnonzero(mask))
 
     def ordered(self) -> "Events":
         """The same events by user and time, equal ones in their old order."""
-        order = lexicographic_order(self.users, self.times)
-        return Events(*(getattr(self, name)[order] for name in ("users", "items", "times", "positive", "part")))
+        return self._in(lexicographic_order(self.users, self.times))
+
+    def by_time(self) -> "Events":
+        """The same events by time, equal ones in their old order."""
+        return self._in(np.argsort(self.times, kind="stable"))
+
+    def _in(self, order: np.ndarray) -> "Events":
+        return Events(self.users[order], self.items[order], self.times[order], self.positive[order], self.part[order])
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,6 +151,18 @@ def protocol_of(dataset: DatasetFolder, config: EvaluateConfig) -> tuple[str, st
     return protocol, exclude, candidates
 
 
+def lag_of(dataset: DatasetFolder) -> int:
+    """How old an event must be, in ms, before anyone may know of it: what the data set was made with."""
+    return int(dataset.manifest.get("settings", {}).get("lag_ms", 0))
+
+
+def refresh_ms(dataset: DatasetFolder, config: EvaluateConfig) -> int:
+    """The resolved `refresh_minutes`, in ms."""
+    if config.refresh_minutes is not None:
+        return max(1, int(config.refresh_minutes * MS_A_MINUTE))
+    return int(dataset.manifest.get("settings", {}).get("refresh_ms") or DEFAULT_REFRESH_MS)
+
+
 def make_queries(dataset: DatasetFolder, config: EvaluateConfig, split: str, *, lag_ms: int) -> Queries:
     """The queries of a split under the configured protocol, thinned to `max_queries`.
 
@@ -154,8 +173,7 @@ def make_queries(dataset: DatasetFolder, config: EvaluateConfig, split: str, *, 
     if not (events.positive & (events.part == SPLITS.index(split))).any():
         raise UserError(f"{dataset.path}: the {split} part has no positive events; check ingest.split.")
     if protocol == "event":
-        refresh = max(1, int(config.refresh_minutes * MS_A_MINUTE))
-        queries = _by_event(events, split, exclude, lag_ms, refresh)
+        queries = _by_event(events, split, exclude, lag_ms, refresh_ms(dataset, config))
     else:
         queries = _by_user(events, split, exclude)
     if len(queries) == 0:

@@ -13,8 +13,10 @@ from recsys.evaluation.search import BLOCK_SCORES, best_columns, mask_columns
 class Recommender(Protocol):
     """Anything that scores the whole catalogue for queries."""
 
-    dynamic: bool
-    """Whether `advance` changes its scores."""
+    @property
+    def dynamic(self) -> bool:
+        """Whether `advance` changes its scores."""
+        ...
 
     def advance(self, time: int) -> None:
         """Take in what is known at `time` (ms); called with rising times where the model is dynamic."""

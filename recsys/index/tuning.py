@@ -1,6 +1,7 @@
 """Choosing an index's parameters by its measured recall on the model's own vectors and queries.
 
-The choice depends on recall alone, never on a clock, so it is the same on every machine; latency is published beside.
+The choice depends on recall alone, never on a clock, so it is the same on every machine, and a bundle's
+bytes are too; latency is published beside the bundle.
 """
 
 import time
@@ -23,12 +24,11 @@ TIMED_QUERIES = 200
 
 @dataclass(frozen=True)
 class Measured:
-    """What one setting achieved: `effort`, recall against exact search, and milliseconds of a single query."""
+    """What one setting achieved: its effort, and recall against exact search."""
 
+    build: dict
     effort: int
     recall: float
-    p50_ms: float
-    p99_ms: float
 
 
 def measure_recall(index: VectorIndex, ids: np.ndarray, vectors: np.ndarray, queries: np.ndarray, at: int) -> float:
@@ -46,7 +46,7 @@ def measure_recall(index: VectorIndex, ids: np.ndarray, vectors: np.ndarray, que
     return float(good.mean())
 
 
-def measure_latency(index: VectorIndex, queries: np.ndarray, k: int) -> tuple[float, float]:
+def measure_latency(index: VectorIndex, queries: np.ndarray, k: int) -> dict[str, float]:
     """Median and 99th percentile of one query's search on one thread, in milliseconds."""
     threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
@@ -58,18 +58,16 @@ def measure_latency(index: VectorIndex, queries: np.ndarray, k: int) -> tuple[fl
             spent.append(1e3 * (time.perf_counter() - start))
     finally:
         faiss.omp_set_num_threads(threads)
-    return float(np.percentile(spent, 50)), float(np.percentile(spent, 99))
+    return {"p50_ms": float(np.percentile(spent, 50)), "p99_ms": float(np.percentile(spent, 99))}
 
 
 def _measure_efforts(
     index: VectorIndex, ids: np.ndarray, vectors: np.ndarray, queries: np.ndarray, config: IndexConfig
 ) -> Iterator[Measured]:
     """Measure rising efforts until the target is met or the effort is exhaustive."""
-    k = min(config.recall_at, len(ids))
     for effort in efforts(index.settings, len(ids)):
-        tried = replace(index, effort=effort)
-        recall = measure_recall(tried, ids, vectors, queries, config.recall_at)
-        yield Measured(effort, recall, *measure_latency(tried, queries, k))
+        recall = measure_recall(replace(index, effort=effort), ids, vectors, queries, config.recall_at)
+        yield Measured(asdict(index.settings), effort, recall)
         if recall >= config.target_recall:
             return
 
@@ -79,21 +77,19 @@ def build_tuned(
 ) -> tuple[VectorIndex, dict]:
     """Build the configured type with the least effort that reaches the target recall (else the best there is).
 
-    Returns the index and what `index.json` publishes: the target, the measured recall and latency of the chosen
-    setting, and every setting tried on the way.
+    `ids` `[n]`, `vectors` `[n, dim]` and `queries` `[q, dim]` float32. Returns the index and what `index.json`
+    publishes: the target, the measured recall of the chosen setting, and every setting tried on the way.
     """
-    tried: list[dict] = []
+    tried: list[Measured] = []
     for settings in candidates(config, len(ids), vectors.shape[1]):
         index = VectorIndex.build(ids, vectors, settings)
-        for measured in _measure_efforts(index, ids, vectors, queries, config):
-            tried.append({"build": asdict(settings)} | asdict(measured))
-        index.effort, recall = measured.effort, measured.recall
-        if recall >= config.target_recall:
+        tried.extend(_measure_efforts(index, ids, vectors, queries, config))
+        index.effort = tried[-1].effort
+        if tried[-1].recall >= config.target_recall:
             break
     return index, {
         "target_recall": config.target_recall,
-        "target_reached": recall >= config.target_recall,
-        "recall": {"at": min(config.recall_at, len(ids)), "value": recall, "queries": len(queries)},
-        "latency_ms": {"p50": measured.p50_ms, "p99": measured.p99_ms, "threads": 1},
-        "tried": tried,
+        "target_reached": tried[-1].recall >= config.target_recall,
+        "recall": {"at": min(config.recall_at, len(ids)), "value": tried[-1].recall, "queries": len(queries)},
+        "tried": [asdict(one) for one in tried],
     }
