@@ -40,8 +40,8 @@ class TableFormat(Section):
 
     `format` follows the extension where it is `auto` (.csv, .tsv, .txt, .jsonl, .ndjson, .json, .parquet, each but
     Parquet with or without .gz). `delimiter` defaults to a tab for .tsv and a comma otherwise. `header` lists the
-    column names of a CSV that has none in its first line. `multiline` allows line ends inside quoted CSV values, and is
-    slower. `missing` lists the CSV texts that mean 'no value'.
+    column names of a CSV that has none in its first line. `multiline` must be set where quoted CSV values hold
+    line ends (it is slower). `missing` lists the CSV texts that mean 'no value'.
     """
 
     format: Literal["auto", "csv", "jsonl", "parquet"] = "auto"

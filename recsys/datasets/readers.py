@@ -70,11 +70,22 @@ class FileReader:
         else:
             batches = self._csv_format(shard.file).read(shard.file, self.columns)
         for batch in batches:
-            table = batch.table if self.transform is None else self.transform(batch.table)
+            table = batch.table if self.transform is None else self._transformed(batch)
             if shard.split is not None:
                 given = pa.array([shard.split]).take(pa.array([0] * len(table), pa.int32()))
                 table = table.append_column("split", given)
             yield replace(batch, table=table)
+
+    def _transformed(self, batch: RawBatch) -> pa.RecordBatch:
+        assert self.transform is not None
+        try:
+            return self.transform(batch.table)
+        except pa.ArrowException as error:
+            first = batch.rows[0].as_py() if len(batch.rows) else 0
+            raise UserError(
+                f"{batch.file}: a value in the {len(batch.rows)} rows from row {first} on is not what {self.where} "
+                f"expects there: {' '.join(str(error).split())}."
+            ) from None
 
     def _format(self, path: str) -> str:
         if self.format != "auto":

@@ -25,7 +25,7 @@ def members(drift: Drift, catalogue: Catalogue) -> np.ndarray:
 
 
 def field_offset(config: SimulatorData, catalogue: Catalogue, day: float) -> np.ndarray:
-    """Sum of the drifts along fields at one time, `[items] float64`; latent drift has no mean effect, so is left out."""
+    """Sum of the drifts along fields at one time, `[items] float64`; latent drift has no mean effect, so none here."""
     offset = np.zeros(len(catalogue))
     for drift in config.drift:
         if drift.along != "latent":
