@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
+from threadpoolctl import threadpool_limits
 
 from recsys.evaluation.interactions import history_matrix
 from recsys.evaluation.queries import Queries
@@ -25,10 +26,12 @@ class AlternatingLeastSquares:
         """Learn from a users x items matrix; `alpha` weighs what was seen against what was not."""
         from implicit.cpu.als import AlternatingLeastSquares as Model
 
-        model = Model(
-            factors=factors, regularization=regularisation, alpha=alpha, iterations=iterations, random_state=seed
-        )
-        model.fit(matrix, show_progress=False)
+        # The library runs its own threads; BLAS threads below them only get in each other's way.
+        with threadpool_limits(1, "blas"):
+            model = Model(
+                factors=factors, regularization=regularisation, alpha=alpha, iterations=iterations, random_state=seed
+            )
+            model.fit(matrix, show_progress=False)
         return cls(model, matrix.shape[1])
 
     def advance(self, time: int) -> None:
