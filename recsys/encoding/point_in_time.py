@@ -88,7 +88,7 @@ class PointInTime:
         self._items, self._times = self._items[kept:], self._times[kept:]
 
     def features(self, items: np.ndarray, time: int | np.ndarray) -> dict[str, np.ndarray]:
-        """Each field's values for `[m]` items as of `time`, less refresh and lag (ms, one or `[m]`): float32, cluster int32."""
+        """Each field of `[m]` items as an event at `time` sees it (ms, one or `[m]`): float32, clusters int32."""
         items = np.asarray(items).astype(np.int64)
         moments = np.broadcast_to(self._moment(time), items.shape)
         values: dict[str, np.ndarray] = {}

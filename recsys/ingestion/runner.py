@@ -15,6 +15,7 @@ def pipeline_options(config: IngestConfig) -> Any:
     if config.runner == "direct":
         several = config.workers > 1
         return PipelineOptions(
+            flags=[],
             runner="apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner",
             pipeline_type_check=False,
             direct_num_workers=config.workers,
@@ -30,4 +31,4 @@ def pipeline_options(config: IngestConfig) -> Any:
     }
     if flink.environment_config is not None:
         options["environment_config"] = flink.environment_config
-    return PipelineOptions(**options)
+    return PipelineOptions(flags=[], **options)
