@@ -16,16 +16,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recsys import __version__, registry
-from recsys.artifacts import fingerprint, open_artifact, sha256_file, write_atomic
+from recsys.artifacts import fingerprint, open_artifact, write_atomic
 from recsys.config import Config
 from recsys.errors import UserError
+from recsys.evaluation import REPORT_FORMAT, REPORT_KIND
+from recsys.retrieval import MODEL_FORMAT, MODEL_KIND
 
 if TYPE_CHECKING:
     from recsys.dataset_folder import DatasetFolder
     from recsys.datasets.source import RawSource
 
-MODEL_KIND = "model"
-MODEL_FORMAT = 1
 STAGES = ("ingest", "train", "index", "evaluate", "publish")
 LOCK_SECONDS = 10.0
 """How long a command waits for another one in the same workdir (a killed one's last child, say) before it gives up."""
@@ -248,7 +248,7 @@ class Pipeline:
         key = fingerprint({"stage": stage, "version": __version__, **inputs})
         stamp = self._stamp(stage)
         if stamp is not None and stamp["fingerprint"] == key and not self.force:
-            with contextlib.suppress(UserError, FileNotFoundError):
+            with contextlib.suppress(UserError):
                 if identity(path) == stamp["made"]:
                     return Made(stage, path, stamp["made"], None)
         started = time.perf_counter()
@@ -280,8 +280,9 @@ class Pipeline:
 
 
 def headline(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The few figures of an evaluation that the registry shows beside a bundle."""
-    return {name: float(value) for name, value in metrics["headline"].items()}
+    """The few figures of an evaluation that the registry shows beside a bundle: those at its main cut-off."""
+    cut = f"@{metrics['main_k']}"
+    return {name: float(value) for name, value in metrics["headline"].items() if name.endswith(cut)}
 
 
 def _needed(path: Path, what: str, command: str) -> None:
@@ -312,4 +313,4 @@ def _bundle_id(path: Path) -> str:
 
 
 def _report_id(path: Path) -> str:
-    return sha256_file(path / "metrics.json")[:16]
+    return open_artifact(path, REPORT_KIND, REPORT_FORMAT).artifact_id

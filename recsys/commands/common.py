@@ -1,7 +1,9 @@
 """What the commands share: their options, where they print, and how they say what was made."""
 
 import json
+import os
 import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +14,8 @@ if TYPE_CHECKING:
     from recsys.config import Config
     from recsys.pipeline import Made
 
-console = Console(highlight=False)
+# Tables that go to a file or a pipe are not squeezed to the 80 columns that Rich takes there.
+console = Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
 notes = Console(stderr=True, highlight=False)
 
 ConfigPath = Annotated[

@@ -163,13 +163,14 @@ def _tell_what_to_try(pipeline: "Pipeline", config: Path, overrides: list[str] |
     bundle = LoadedBundle.open(pipeline.bundle_path)
     user = bundle.typical_user()
     serve = pipeline.config.serve
+    source = pipeline.registry_path if overrides else config
     body = f'{{"user": "{user}", "k": 5}}'
     console.print(f"Report: {pipeline.report_path / 'report.html'}", soft_wrap=True, markup=False)
     tell_next(
-        command_line("recommend", config, overrides, f"--user {user} -k 10"),
-        command_line("serve", config, overrides),
+        command_line("recommend", source, rest=f"--user {user} -k 10"),
+        command_line("serve", source),
         f"curl -s -H 'content-type: application/json' -d '{body}' http://{serve.host}:{serve.port}/v1/recommend",
-        command_line("registry", config, overrides),
+        command_line("registry", source),
     )
 
 

@@ -1,1 +1,4 @@
 """Metrics, full-catalogue and time-sliced evaluation, baselines, and the report."""
+
+REPORT_KIND = "report"
+REPORT_FORMAT = 1

@@ -13,6 +13,7 @@ from recsys.artifacts import Artifact, open_artifact, write_artifact
 from recsys.config.evaluate import EvaluateConfig
 from recsys.dataset_folder import DatasetFolder
 from recsys.errors import UserError
+from recsys.evaluation import REPORT_FORMAT, REPORT_KIND
 from recsys.evaluation.baselines.tuning import KINDS, Lessons, fit, on_parts, reason_to_leave_out, tune
 from recsys.evaluation.bootstrap import Resamples
 from recsys.evaluation.measure import Yardstick, measure
@@ -26,8 +27,6 @@ from recsys.registry import BUNDLE_FORMAT, BUNDLE_KIND
 from recsys.schema import SPLITS
 from recsys.scoring.towers import load_tower
 
-REPORT_KIND = "report"
-REPORT_FORMAT = 1
 OURS = "two_tower"
 TRAIN, VALIDATION = 0, 1
 

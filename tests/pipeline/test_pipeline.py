@@ -71,8 +71,9 @@ class Stages:
 
     def evaluate(self, dataset: Any, bundle: Path, config: Any, output: Path, *, seed: int, quiet: bool) -> None:
         self.note("evaluate")
-        output.mkdir(exist_ok=True)
-        (output / "metrics.json").write_text(json.dumps({"headline": {"recall@10": 0.5}}))
+        metrics = {"main_k": 10, "headline": {"recall@10": 0.5, "recall@5": 0.3}}
+        with write_artifact(output, "report", 1, {}) as folder:
+            (folder / "metrics.json").write_text(json.dumps(metrics))
         self.end("evaluate")
 
 
