@@ -21,9 +21,12 @@ def find_hits(recommended: np.ndarray, offsets: np.ndarray, columns: np.ndarray)
     width = 1 + max(int(columns.max(initial=0)), int(recommended.max(initial=0)))
     owners = row_numbers(offsets)
     real = columns >= 0
-    wanted = owners[real] * width + columns[real]
+    wanted = np.sort(owners[real] * width + columns[real])
+    if len(wanted) == 0:
+        return np.zeros(recommended.shape, bool)
     given = np.arange(rows, dtype=np.int64)[:, None] * width + recommended
-    return np.isin(given, wanted) & (recommended >= 0)
+    nearest = wanted[np.minimum(np.searchsorted(wanted, given), len(wanted) - 1)]
+    return (nearest == given) & (recommended >= 0)
 
 
 def _sizes(offsets: np.ndarray) -> np.ndarray:

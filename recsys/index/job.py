@@ -17,12 +17,10 @@ from recsys.errors import UserError
 from recsys.evaluation.inputs import query_columns, query_inputs
 from recsys.index.tuning import build_tuned, measure_latency
 from recsys.registry import BUNDLE_FORMAT, BUNDLE_KIND
+from recsys.retrieval import MODEL_FORMAT, MODEL_KIND
 from recsys.schema import ITEM, LABEL
 from recsys.scoring.history import write_histories
 from recsys.scoring.towers import load_tower
-
-MODEL_KIND = "model"
-MODEL_FORMAT = 1
 
 
 def build_bundle(
