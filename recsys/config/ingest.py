@@ -47,7 +47,14 @@ class SplitConfig(Section):
 class FlinkConfig(Section):
     """Where a Beam job server for Flink listens, and how Python workers are started beside it."""
 
-    job_endpoint: str = "localhost:8099"
+    job_endpoint: str | None = None
+    """host:port of a running job server; without one, an embedded Flink is started from `jars`."""
+    jars: Path = Path("tools/flink/target/jars")
+    """What `make flink` gathered."""
+    heap: str = "1g"
+    """Largest Java heap of the embedded Flink."""
+    managed_memory: str = "256m"
+    """What the embedded Flink sorts in before it spills to disk."""
     environment_type: Literal["LOOPBACK", "EXTERNAL", "PROCESS", "DOCKER"] = "LOOPBACK"
     environment_config: str | None = None
 

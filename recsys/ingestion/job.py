@@ -53,10 +53,11 @@ def _run(source: RawSource, config: IngestConfig, seed: int, folder: Path, progr
     from recsys.ingestion.runner import pipeline_options
 
     extend = None if config.extend is None else config.extend.resolve()
-    pipeline = beam.Pipeline(options=pipeline_options(config))
-    build(pipeline, Job(source, source.schema, config, seed, folder, extend, progress))
     try:
-        pipeline.run().wait_until_finish()
+        with pipeline_options(config) as options:
+            pipeline = beam.Pipeline(options=options)
+            build(pipeline, Job(source, source.schema, config, seed, folder, extend, progress))
+            pipeline.run().wait_until_finish()
     except UserError:
         raise
     except Exception as error:

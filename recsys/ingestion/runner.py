@@ -1,34 +1,38 @@
 """Which Beam runner does the work."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from recsys.config.ingest import IngestConfig
+from recsys.ingestion.job_server import embedded_flink
+
+DIRECT = "apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner"
+"""The Direct runner by its class; by its plain name Beam would first look for a Prism binary to download."""
 
 
-def pipeline_options(config: IngestConfig) -> Any:
-    """Beam options of the configured runner.
-
-    The Direct runner is named by its class: the plain name would first look for a Prism binary to download.
-    """
+@contextlib.contextmanager
+def pipeline_options(config: IngestConfig) -> Iterator[Any]:
+    """Beam options of the configured runner; an embedded Flink lives as long as the block."""
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    if config.runner == "direct":
-        several = config.workers > 1
-        return PipelineOptions(
-            flags=[],
-            runner="apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner",
-            pipeline_type_check=False,
-            direct_num_workers=config.workers,
-            direct_running_mode="multi_processing" if several else "in_memory",
-        )
+    def options(**given: Any) -> PipelineOptions:
+        # Stages hand on bytes; Beam's guesses at their types from annotations would only get in the way.
+        return PipelineOptions(flags=[], pipeline_type_check=False, **given)
+
     flink = config.flink
-    options: dict[str, Any] = {
-        "runner": "PortableRunner",
-        "job_endpoint": flink.job_endpoint,
-        "environment_type": flink.environment_type,
-        "parallelism": config.workers,
-        "pipeline_type_check": False,
-    }
-    if flink.environment_config is not None:
-        options["environment_config"] = flink.environment_config
-    return PipelineOptions(flags=[], **options)
+    if config.runner == "direct":
+        mode = "multi_processing" if config.workers > 1 else "in_memory"
+        yield options(runner=DIRECT, direct_num_workers=config.workers, direct_running_mode=mode)
+        return
+    with contextlib.ExitStack() as stack:
+        endpoint = flink.job_endpoint
+        if endpoint is None:
+            endpoint = stack.enter_context(embedded_flink(flink.jars, flink.heap, flink.managed_memory))
+        yield options(
+            runner="PortableRunner",
+            job_endpoint=endpoint,
+            environment_type=flink.environment_type,
+            environment_config=flink.environment_config,
+            parallelism=config.workers,
+        )

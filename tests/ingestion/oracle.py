@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -179,7 +180,7 @@ def clusters(events: list[Event], spec: Field, seed: int) -> Any:
     pairs = []
     for user in {event.user for event in events}:
         mine = sorted((e for e in events if e.user == user and e.label), key=lambda e: (e.time, e.place))
-        for one, two in zip(mine, mine[1:], strict=False):
+        for one, two in pairwise(mine):
             if one.item != two.item:
                 pairs.append((two.time, one.item, two.item, one.split == two.split == "train"))
     names = sorted({event.item for event in events})
@@ -247,7 +248,7 @@ def counted(events: list[Event], schema: Schema, entities: dict[str, dict[str, d
     result: dict[str, Counter] = {}
     for side, key in (("user", lambda e: e.user), ("item", lambda e: e.item)):
         counts = Counter({key(e): 0 for e in events})
-        counts.update({name: 0 for name in entities[side]})
+        counts.update(dict.fromkeys(entities[side], 0))
         counts.update(key(e) for e in events if e.split == "train" and e.label)
         result[side] = counts
     for spec in schema.fields:
