@@ -38,5 +38,11 @@ lint: venv  ## Mend what can be mended and report the rest
 	$(BIN)/ruff format .
 	$(BIN)/mypy
 
+flink: tools/flink/target/.ready  ## Gather the embedded Flink for ingestion beyond one machine's memory (Java, Maven)
+
+tools/flink/target/.ready: tools/flink/pom.xml
+	mvn --quiet --batch-mode --file tools/flink/pom.xml package
+	touch $@
+
 clean:  ## Remove environments, runs and caches
 	rm -rf $(VENV) .venv-peers runs .pytest_cache .mypy_cache .ruff_cache
