@@ -52,14 +52,16 @@ class SimulatorData(Section):
 
     Exposure: a request shows `list_length` items. A share `exploration` of the slots is uniform over what is on sale, a
     share `personalisation` comes from the session's taste cluster, the rest from the whole catalogue; both by
-    popularity, log-normal with deviation `popularity_sigma` times a life curve of `life_half_life_hours`, times the
-    exponential of `drift_response` times yesterday's drift of the item's fields.
+    popularity, log-normal with deviation `popularity_sigma`, halved every half-life of the item (log-normal, median
+    `life_half_life_hours`, log-deviation `life_sigma`; not where there are no new items), times the exponential of
+    `drift_response` times yesterday's drift of the item's fields.
 
     Clicks: the log-odds that an examined item is clicked add up `taste` times the (unit variance) affinity of user and
     item, `intent` where the item is in the session's cluster, `quality_effect` times its standardised popularity,
     `price_effect` times price against budget, `context_effect` times device and hour, and the drift, around a constant
     such that shown items are clicked with mean probability `click_rate` at position 1. Position p is examined with
-    probability p^-`position_bias`. A click is reported after a log-normal delay.
+    probability p^-`position_bias`. A click is reported after a log-normal delay, the next click of the same list after
+    a further one of at least `gap_floor_s`.
     """
 
     users: PositiveInt = 20_000
@@ -94,6 +96,7 @@ class SimulatorData(Section):
 
     popularity_sigma: NonNegativeFloat = 1.3
     life_half_life_hours: PositiveFloat = 240.0
+    life_sigma: NonNegativeFloat = 0.3
     exploration: Share = 0.1
     personalisation: Share = 0.5
     drift_response: NonNegativeFloat = 0.5

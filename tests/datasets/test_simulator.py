@@ -61,7 +61,10 @@ def test_the_logs_are_those_of_a_shop(shop: Shop):
     assert (log["position"][1:][~same] == 1).all()
     clicked = log["label"] == 1
     assert (np.isnan(log["feedback_time"]) == ~clicked).all()
-    delay = (log["feedback_time"] - log["time"])[clicked] / 1000
+    again = np.diff(log["request"][clicked]) == 0
+    reported = log["feedback_time"][clicked]
+    assert (np.diff(reported)[again] > 0).all(), "two clicks of a list at once or in another order"
+    delay = (reported - log["time"][clicked])[~np.append(False, again)] / 1000
     assert (delay > 0).all()
     assert np.median(delay) == pytest.approx(SHOP.delay_median_s, rel=0.05)
     assert np.log(delay).std() == pytest.approx(SHOP.delay_sigma, rel=0.05)
@@ -286,7 +289,7 @@ def test_items_are_drawn_by_their_weights(exploration, personalisation):
     order = np.argsort(catalogue.cluster, kind="stable")
     hour = 100
     age = hour - catalogue.born
-    weight = np.exp(config.popularity_sigma * catalogue.quality) * 0.5 ** (age / config.life_half_life_hours)
+    weight = np.exp(config.popularity_sigma * catalogue.quality) * 0.5 ** (age / catalogue.half_life)
     offset = np.where(catalogue.category == 0, 1.2 * math.sin(2 * math.pi * (hour / 24 - 1) / 8), 0.0)
     offset += np.where(catalogue.category == 2, -1.2 * (hour / 24 - 1 - 2) / 4, 0.0)
     weight = np.where(age >= 0, weight * np.exp(config.drift_response * offset), 0.0)

@@ -18,12 +18,14 @@ _CENTURY_HOURS = 876_600.0
 class Catalogue:
     """Arrays by item, in order of appearance; `[items]` where nothing else is said.
 
-    `born` hours since the start (negative: on sale already), `cluster` int64, `vector` `[items, dim] float32`,
-    `quality` standardised log-popularity, `hidden` bool (the group of latent drift), `category`, `brand` int64,
-    `tags` `[items, 4] int64` with -1 for none, `price` float64, `noise` one int64 array a noise field.
+    `born` hours since the start (negative: on sale already), `half_life` hours (inf: lives on), `cluster` int64,
+    `vector` `[items, dim] float32`, `quality` standardised log-popularity, `hidden` bool (the group of latent drift),
+    `category`, `brand` int64, `tags` `[items, 4] int64` with -1 for none, `price` float64, `noise` one int64 array a
+    noise field.
     """
 
     born: np.ndarray
+    half_life: np.ndarray
     cluster: np.ndarray
     vector: np.ndarray
     quality: np.ndarray
@@ -80,8 +82,10 @@ def make_catalogue(config: SimulatorData, seed: int) -> Catalogue:
     tags[np.arange(_TAGS_PER_ITEM[1]) >= rng.integers(*_TAGS_PER_ITEM, count, endpoint=True)[:, None]] = -1
     price = np.exp(3.0 + 0.5 * np.sin(category) + _PRICE_SPREAD * rng.standard_normal(count))
 
+    lives = stream(seed, "item lives").standard_normal(count)
     return Catalogue(
         born=born,
+        half_life=config.life_half_life_hours * np.exp(config.life_sigma * lives) if daily else np.full(count, np.inf),
         cluster=cluster,
         vector=vector.astype(np.float32),
         quality=stream(seed, "quality").standard_normal(count),

@@ -86,6 +86,13 @@ def calibrate(odds: np.ndarray, rate: float) -> float:
     return (low + high) / 2
 
 
+def _one_after_another(delay: np.ndarray, request: np.ndarray) -> np.ndarray:
+    """Delays `[clicks] int64` that add up within a request: who comes back for a second item does so later."""
+    total = np.cumsum(delay)
+    first = np.searchsorted(request, request, side="left")
+    return total - (total - delay)[first]
+
+
 def make_impressions(model: ClickModel, requests: Requests, lists: np.ndarray, rng: np.random.Generator) -> Impressions:
     """What was shown in `lists` (`[requests, list_length]`) and what became of it."""
     config = model.config
@@ -97,7 +104,9 @@ def make_impressions(model: ClickModel, requests: Requests, lists: np.ndarray, r
     label = rng.random(len(item), np.float32) < examination * relevance
     delay = np.zeros(len(item), np.int64)
     seconds = config.delay_median_s * np.exp(config.delay_sigma * rng.standard_normal(int(label.sum())))
-    delay[label] = np.ceil(seconds * 1000.0)
+    clicked = request[label]
+    seconds[1:] = np.where(np.diff(clicked) == 0, np.maximum(seconds[1:], config.gap_floor_s), seconds[1:])
+    delay[label] = _one_after_another(np.ceil(seconds * 1000.0).astype(np.int64), clicked)
     return Impressions(
         request, (place + 1).astype(np.int16), item, relevance, examination, label.astype(np.int8), delay
     )

@@ -18,13 +18,9 @@ class Shelf:
 
     def __init__(self, config: SimulatorData, catalogue: Catalogue, order: np.ndarray, hour: int) -> None:
         age = hour - catalogue.born[order]
-        life = config.life_half_life_hours
-        on_sale = age >= 0
-        if config.new_items_per_day:  # without new items nothing may ever run out
-            on_sale &= age < _LIFE_HALF_LIVES * life
-        log_weight = config.popularity_sigma * catalogue.quality[order] - np.log(2.0) * np.maximum(age, 0.0) / life
-        if not config.new_items_per_day:
-            log_weight = config.popularity_sigma * catalogue.quality[order]
+        lived = age / catalogue.half_life[order]
+        on_sale = (age >= 0) & (lived < _LIFE_HALF_LIVES)
+        log_weight = config.popularity_sigma * catalogue.quality[order] - np.log(2.0) * np.maximum(lived, 0.0)
         day_before = hour / HOURS_PER_DAY - 1.0
         log_weight += config.drift_response * field_offset(config, catalogue, day_before)[order]
         weight = np.exp(log_weight) * on_sale
