@@ -8,6 +8,9 @@ NO_COLUMN = -1
 BLOCK_SCORES = 1 << 24
 """Scores held at a time (64 MiB of float32): large enough for BLAS, small enough for the cache to matter little."""
 
+SPARE = 4
+"""How many times `k` columns may pass the first, cheap sieve of a row before it is partitioned instead."""
+
 Exclusion = tuple[np.ndarray, np.ndarray]
 """Columns that each query must not get: offsets int64 `[n + 1]`, columns int64 `[offsets[-1]]`."""
 
@@ -36,31 +39,53 @@ def best_columns(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     values = np.full((rows, k), -np.inf, np.float32)
     if kept == 0 or rows == 0:
         return columns, values
-    if kept < width:
-        chosen = np.argpartition(scores, width - kept, axis=1)[:, width - kept :].astype(np.int64)
-        chosen = _settle_ties(scores, chosen)
-    else:
-        chosen = np.broadcast_to(np.arange(width, dtype=np.int64), (rows, width))
-    chosen = np.sort(chosen, axis=1)
-    found = np.take_along_axis(scores, chosen, axis=1)
-    order = np.argsort(-found, axis=1, kind="stable")
-    columns[:, :kept] = np.take_along_axis(chosen, order, axis=1)
-    values[:, :kept] = np.take_along_axis(found, order, axis=1)
+    few = np.zeros(rows, bool)
+    if width >= SPARE * kept:
+        above = scores >= _bound(scores, kept)[:, None]
+        counts = np.count_nonzero(above, axis=1)
+        few = counts <= SPARE * kept
+    for part in (few, ~few):
+        if not part.any():
+            continue
+        where: np.ndarray | slice = slice(None) if part.all() else part  # a slice copies nothing
+        chosen = _listed(above[where], counts[where]) if part is few else _partitioned(scores[where], kept)
+        columns[where, :kept], values[where, :kept] = _ordered(scores[where], chosen, kept)
     columns[np.isneginf(values)] = NO_COLUMN
     return columns, values
 
 
-def _settle_ties(scores: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """Partition keeps any of the columns that tie for the last place; replace them by the lowest ones."""
-    kept = chosen.shape[1]
-    last = np.take_along_axis(scores, chosen, axis=1).min(axis=1)
-    tied = (scores >= last[:, None]).sum(axis=1) > kept
-    tied &= ~np.isneginf(last)
-    for row in np.flatnonzero(tied):
-        above = np.flatnonzero(scores[row] > last[row])
-        equal = np.flatnonzero(scores[row] == last[row])
-        chosen[row] = np.concatenate([above, equal[: kept - len(above)]])
-    return chosen
+def _bound(scores: np.ndarray, kept: int) -> np.ndarray:
+    """A value `[rows]` that at least `kept` scores of the row reach: the kept-th largest of the maxima of groups."""
+    width = scores.shape[1]
+    size = width // (SPARE * kept)
+    groups = width // size
+    maxima = scores[:, : groups * size].reshape(len(scores), size, groups).max(axis=1)
+    return np.partition(maxima, groups - kept, axis=1)[:, groups - kept]
+
+
+def _listed(above: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The columns that are True in each row, rising, filled with NO_COLUMN: `[rows, max(counts)] int64`."""
+    listed = np.full((len(above), int(counts.max())), NO_COLUMN, np.int64)
+    listed[np.arange(listed.shape[1]) < counts[:, None]] = np.flatnonzero(above) % above.shape[1]
+    return listed
+
+
+def _partitioned(scores: np.ndarray, kept: int) -> np.ndarray:
+    """The `kept` best columns of each row, rising; of those that tie for the last place the lowest."""
+    width = scores.shape[1]
+    last = np.partition(scores, width - kept, axis=1)[:, width - kept, None]
+    better, equal = scores > last, scores == last
+    free = kept - np.count_nonzero(better, axis=1)
+    chosen = better | (equal & (np.cumsum(equal, axis=1) <= free[:, None]))
+    return (np.flatnonzero(chosen) % width).reshape(len(scores), kept)
+
+
+def _ordered(scores: np.ndarray, chosen: np.ndarray, kept: int) -> tuple[np.ndarray, np.ndarray]:
+    """The `kept` best of the chosen columns (rising in each row), best first, and their scores."""
+    found = np.take_along_axis(scores, np.maximum(chosen, 0), axis=1)
+    found[chosen < 0] = -np.inf
+    order = np.argsort(-found, axis=1, kind="stable")[:, :kept]
+    return np.take_along_axis(chosen, order, axis=1), np.take_along_axis(found, order, axis=1)
 
 
 def top_k(
