@@ -6,12 +6,16 @@ a shard at once, with the same functions, and a test compares the two value by v
 
 import numpy as np
 
+from recsys.dataset_folder import DatasetFolder
 from recsys.encoding.arrays import GroupedTimes, is_sorted, lexicographic_order
 from recsys.encoding.clusters import CoClickClusters, co_clicks
 from recsys.encoding.histories import effective_lag
-from recsys.schema import Field, Kind, Schema, Statistic
+from recsys.errors import UserError
+from recsys.schema import FIRST_VALUE_ID, Field, Kind, Schema, Statistic
 
 UNKNOWN_TIME = -1
+CLUSTERS_FILE = "clusters.npy"
+"""In a data set: base cluster of each item id, `[item ids] int32`, NO_CLUSTER where training had no co-click."""
 MS_PER_HOUR = 3_600_000
 CLUSTER_REFRESH_MS = 60_000
 """How often clusters move where the field's `window_ms` says nothing."""
@@ -154,3 +158,26 @@ class PointInTime:
 def cluster_state(field: Field, base: np.ndarray) -> CoClickClusters:
     """The growing state of a cluster field."""
     return CoClickClusters(base, field.clusters or 1, field.window_ms or CLUSTER_REFRESH_MS, MIN_VOTES)
+
+
+def point_in_time_of(dataset: DatasetFolder) -> PointInTime:
+    """The state of a data set's items before any event: what ingestion started from, ids as in the data set.
+
+    Raises UserError where the schema has a cluster field and the folder lacks CLUSTERS_FILE.
+    """
+    schema, settings = dataset.schema, dataset.manifest.get("settings", {})
+    special = np.full(FIRST_VALUE_ID, UNKNOWN_TIME, np.int64)
+    available = np.concatenate([special, dataset.items["available_from"].to_numpy()])
+    base = None
+    if any(field.statistic is Statistic.CLUSTER for field in schema.fields):
+        path = dataset.path / CLUSTERS_FILE
+        if not path.is_file():
+            raise UserError(f"{path}: missing, but the schema has a cluster field; make the data set again.")
+        base = np.load(path)
+    return PointInTime(
+        schema,
+        int(settings.get("lag_ms", 0)),
+        int(settings.get("refresh_ms", 0)),
+        available_from=available,
+        base_clusters=base,
+    )

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from recsys.dataset_folder import DatasetFolder
-from recsys.encoding.point_in_time import PointInTime
+from recsys.encoding.point_in_time import PointInTime, point_in_time_of
 from recsys.evaluation.inputs import item_inputs, query_columns, query_inputs
 from recsys.evaluation.queries import Events, Queries
 from recsys.schema import FIRST_VALUE_ID
@@ -103,8 +103,6 @@ def two_tower(
     static = item_inputs(dataset, item_tower.inputs)
     if set(item_tower.inputs) <= set(static):
         return TwoTower(query_vectors, item_tower(static) if vectors is None else vectors)
-    from recsys.encoding.point_in_time import point_in_time_of
-
     events = Events.read(dataset).by_time()
     available = dataset.items["available_from"].to_numpy()
     refresh = ItemRefresh(item_tower, static, point_in_time_of(dataset), events, available)
