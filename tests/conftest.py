@@ -40,3 +40,29 @@ def real_data(data_root: Path):
 def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set folder of two blocks (see tests/tiny_dataset.py), written once; do not alter it."""
     return write_tiny_dataset(tmp_path_factory.mktemp("tiny") / "dataset")
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of the tiny data set with towers of known answers (tests/tiny_bundle.py); do not alter it."""
+    from tests.tiny_bundle import write_tiny_bundle
+
+    return write_tiny_bundle(tiny_dataset, tmp_path_factory.mktemp("tiny_bundle"))
+
+
+@pytest.fixture(scope="session")
+def bundle(tiny_bundle: Path):
+    """The tiny bundle, opened."""
+    from recsys.scoring.bundle import LoadedBundle
+
+    return LoadedBundle.open(tiny_bundle)
+
+
+@pytest.fixture(scope="session")
+def shop_run(tmp_path_factory: pytest.TempPathFactory):
+    """`recsys run` on the tiny shop's CSV files, undisturbed: (configuration, outcome); do not alter its folder."""
+    from tests.cli.command import recsys
+    from tests.tiny_files import write_shop
+
+    shop = write_shop(tmp_path_factory.mktemp("shop"))
+    return shop, recsys("run", shop)

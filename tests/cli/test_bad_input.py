@@ -12,7 +12,7 @@ import pytest
 
 from recsys.dataset_folder import DatasetFolder
 from tests.cli.command import recsys, refused
-from tests.cli.tiny_files import START, USERS, events, write_csv, write_shop
+from tests.tiny_files import START, USERS, events, write_csv, write_shop
 
 HEADER = ("user", "item", "time", "device")
 

@@ -1,19 +1,13 @@
 """The real server process: started by the command line, asked over HTTP, stopped by SIGTERM."""
 
-import json
-import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -24,6 +18,7 @@ from recsys.errors import UserError
 from recsys.scoring.bundle import LoadedBundle
 from recsys.scoring.query import Query
 from serving.server import run
+from tests.serving.client import ask, listening_at, wait_until_ready
 
 SECONDS = 60
 
@@ -32,50 +27,23 @@ def command(*words: str) -> list[str]:
     return [sys.executable, "-m", "recsys.cli", *words]
 
 
-def ask(url: str, body: Any = None) -> tuple[int, Any]:
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"content-type": "application/json"})
-    try:
-        with urllib.request.urlopen(request, timeout=SECONDS) as answer:
-            return answer.status, json.load(answer)
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, json.load(error)
-
-
 @pytest.fixture(scope="module")
-def server(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subprocess.Popen, str, str]]:
-    """A server of a registry's current bundle on a free port: process, address, what it wrote until it listened."""
+def server(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[subprocess.Popen, str]]:
+    """A server of a registry's current bundle on a free port: process and address."""
     root = tmp_path_factory.mktemp("served") / "registry"
     registry.promote(root, registry.publish(root, tiny_bundle).artifact_id)
     process = subprocess.Popen(command("serve", str(root), "--port", "0"), stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    line = process.stderr.readline()
     try:
-        found = re.search(r"listening on (http://127\.0\.0\.1:\d+)", line)
-        assert found, line
-        yield process, found[1], line
+        yield process, listening_at(process)
     finally:
         process.kill()
-        process.wait()
-        process.stderr.close()
-
-
-def wait_until_ready(address: str) -> Any:
-    deadline = time.monotonic() + SECONDS
-    while time.monotonic() < deadline:
-        status, body = ask(f"{address}/health/ready")
-        if status == 200:
-            return body
-        assert status == 503
-        time.sleep(0.05)
-    pytest.fail("the server did not become ready")
+        process.communicate()
 
 
 def test_serves_the_current_bundle_and_stops_cleanly(
-    server: tuple[subprocess.Popen, str, str], bundle: LoadedBundle
+    server: tuple[subprocess.Popen, str], bundle: LoadedBundle
 ) -> None:
-    process, address, _ = server
+    process, address = server
     assert ask(f"{address}/health/live")[0] == 200
     assert wait_until_ready(address) == {"status": "ready", "bundle": bundle.bundle_id}
 

@@ -65,4 +65,13 @@ def settings(folder: Path) -> dict[str, Any]:
                 {"name": "history", "side": "user", "kind": "sequence", "of": "item", "length": 8},
             ],
         },
+        "train": {
+            "epochs": 6,
+            "batch_size": 128,
+            "patience": 6,
+            "optimiser": {"learning_rate": 0.02},
+            "validation": {"k": 5},
+            "checkpoint": {"every_steps": 3},
+        },
+        "evaluate": {"baselines": ["popularity", "item_knn"], "ks": [5, 10], "main_k": 5, "bootstrap": 50},
     }
