@@ -36,9 +36,9 @@ class TowerConfig(Section):
 class PoolingConfig(Section):
     """One way of pooling a history into a vector."""
 
-    kind: Literal["mean", "recent", "position"] = "mean"
-    """`recent`: weight 0.5^(place from the newest / half_life). `position`: one learned weight a place (at first the
-    mean)."""
+    kind: Literal["mean", "root", "recent", "position"] = "mean"
+    """`root`: sum / sqrt(count), so a long history weighs more. `recent`: mean weighted by 0.5^(place from the newest /
+    half_life). `position`: mean weighted by one learned weight a place (at first the plain mean)."""
     half_life: float = Field(default=10.0, gt=0.0)
     """In places from the newest item, for `recent`."""
 

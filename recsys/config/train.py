@@ -22,8 +22,9 @@ class StreamingConfig(Section):
 class LossConfig(Section):
     """The in-batch softmax."""
 
-    frequencies: Literal["exact", "streaming", "none"] = "exact"
-    """Where logQ comes from: training counts, the streaming estimator, or no correction."""
+    frequencies: Literal["exact", "streaming", "batch", "none"] = "exact"
+    """Where logQ comes from: training counts, the streaming estimator, the item's count in the batch itself (for batches
+    in time order, where popularity is of the moment), or no correction."""
     log_q_strength: float = Field(default=1.0, ge=0.0, le=2.0)
     """Factor on logQ: 1 is the unbiased correction, less leaves popular items somewhat penalised."""
     mask_accidental_hits: bool = True
@@ -67,8 +68,8 @@ class ValidationConfig(Section):
     """Whether what the user had before is left out of the lists, as `evaluate.exclude_seen: auto` does."""
     max_queries: Size | None = 20_000
     """At most so many queries, evenly spaced over the validation part; None: all."""
-    refresh_minutes: float = Field(default=60.0, gt=0.0)
-    """How often point-in-time fields and the items on offer are brought up to date over the validation part."""
+    refresh_minutes: float | None = Field(default=None, gt=0.0)
+    """As `evaluate.refresh_minutes`: how often point-in-time fields and the items on offer are brought up to date."""
     every_epochs: Size = 1
 
 

@@ -1,11 +1,13 @@
 """Several ids a row to one vector: pooling over the values that are there, never over padding.
 
-Ragged work is done on the flat list of present values, so a batch costs what its values cost, not its longest row.
+Ragged work is done on the flat list of present values, so a batch costs what its values cost, not its longest row; and
+each distinct value is looked up once, so that the gradient of a table has few rows to begin with.
 """
 
 from dataclasses import dataclass
 
 from recsys._tensorflow import keras, tf
+from recsys.features.embedding import EmbeddingTable
 from recsys.schema import MISSING_ID, PADDING_ID
 
 
@@ -38,18 +40,32 @@ def flatten(ids: tf.Tensor, drop_rate: float = 0.0, seed: tf.Tensor | None = Non
     return FlatValues(tf.gather_nd(ids, where), where[:, 0], tf.maximum(from_end, 0))
 
 
-def mean_by_row(vectors: tf.Tensor, values: FlatValues, weights: tf.Tensor | None = None) -> tf.Tensor:
-    """Mean of each row's vectors `[values, dim]`, weighted by positive `weights` `[values]`: `[batch, dim] float32`."""
+@dataclass(frozen=True)
+class DistinctVectors:
+    """Vectors of the distinct values of a `FlatValues`: `vectors` `[distinct, dim]`, `place` `[values] int32` in it."""
+
+    vectors: tf.Tensor
+    place: tf.Tensor
+
+
+def look_up(table: EmbeddingTable, values: FlatValues) -> DistinctVectors:
+    """The embeddings of flat values, each distinct table row once. What gates values multiplies `vectors`."""
+    distinct = tf.unique(table.rows(values.ids))
+    return DistinctVectors(table.vectors(distinct.y), distinct.idx)
+
+
+def mean_by_row(looked_up: DistinctVectors, values: FlatValues, weights: tf.Tensor | None = None) -> tf.Tensor:
+    """Mean of each row's vectors, weighted by positive `weights` `[values]` where given: `[batch, dim] float32`."""
     if weights is None:
-        return tf.math.segment_mean(vectors, values.row)
-    sums = tf.math.segment_sum(weights[:, None] * vectors, values.row)
-    return sums / tf.math.segment_sum(weights, values.row)[:, None]
+        return tf.sparse.segment_mean(looked_up.vectors, looked_up.place, values.row)
+    weighted = weights[:, None] * tf.gather(looked_up.vectors, looked_up.place)
+    return tf.math.segment_sum(weighted, values.row) / tf.math.segment_sum(weights, values.row)[:, None]
 
 
 class Pooling(keras.layers.Layer):
     """One way of pooling the vectors of a multi-valued column or a history into `[batch, dim]`.
 
-    `mean`: all values alike. `recent`: weight 0.5^(from_end / half_life). `position`: exp of one learned number a place
+    `mean`: all values alike. `root`: their sum over the root of their count (as in SVD++, Koren 2008). `recent`: weight 0.5^(from_end / half_life). `position`: exp of one learned number a place
     from the end, zeros at first; places beyond `positions` share the last one.
     """
 
@@ -59,11 +75,13 @@ class Pooling(keras.layers.Layer):
         if kind == "position":
             self.log_weights = tf.Variable(tf.zeros([positions]), name=f"{name}/log_weights")
 
-    def call(self, vectors: tf.Tensor, values: FlatValues) -> tf.Tensor:
-        """`vectors` `[values, dim] float32` of the flat values."""
+    def call(self, looked_up: DistinctVectors, values: FlatValues) -> tf.Tensor:
+        """Pool what `look_up` found for `values`."""
         if self.kind == "mean":
-            return mean_by_row(vectors, values)
+            return mean_by_row(looked_up, values)
+        if self.kind == "root":
+            return tf.sparse.segment_sqrt_n(looked_up.vectors, looked_up.place, values.row)
         if self.kind == "recent":
-            return mean_by_row(vectors, values, tf.pow(0.5, tf.cast(values.from_end, tf.float32) / self.half_life))
+            return mean_by_row(looked_up, values, tf.pow(0.5, tf.cast(values.from_end, tf.float32) / self.half_life))
         place = tf.minimum(values.from_end, self.log_weights.shape[0] - 1)
-        return mean_by_row(vectors, values, tf.exp(tf.gather(self.log_weights, place)))
+        return mean_by_row(looked_up, values, tf.exp(tf.gather(self.log_weights, place)))

@@ -21,6 +21,13 @@ def expected_counts(counts: np.ndarray, batch_size: int) -> np.ndarray:
     return (batch_size * np.maximum(counts, 1) / total).astype(np.float32)
 
 
+def occurrences(ids: tf.Tensor, batch: tf.Tensor) -> tf.Tensor:
+    """How often each id occurs in a batch of ids, `ids.shape float32`."""
+    ordered = tf.sort(batch)
+    count = tf.searchsorted(ordered, ids, side="right") - tf.searchsorted(ordered, ids, side="left")
+    return tf.cast(count, tf.float32)
+
+
 class StreamingFrequencies(tf.Module):
     """The streaming estimator of Yi et al. 2019 (algorithm 2 and section 4.1) with several hashes.
 

@@ -13,11 +13,10 @@ from recsys.config.model import ModelConfig
 from recsys.config.train import TrainConfig
 from recsys.dataset_folder import DatasetFolder
 from recsys.errors import UserError
-from recsys.evaluation.inputs import item_inputs
 from recsys.retrieval import MODEL_FORMAT, MODEL_KIND
 from recsys.retrieval.checkpoints import CheckpointFolder
 from recsys.retrieval.display import Display, training_display
-from recsys.retrieval.export import export_tower, write_json, write_vectors
+from recsys.retrieval.export import catalogue_vectors, export_tower, write_json, write_vectors
 from recsys.retrieval.input import event_reader, tower_columns
 from recsys.retrieval.live import LiveTower
 from recsys.retrieval.loop import Loop
@@ -54,7 +53,7 @@ class _Run:
         build(model)
         validation = None
         if phase == SEARCH and self.dataset.event_files(SPLITS[1]):
-            validation = Validation(self.dataset, self.config.validation, spec)
+            validation = Validation(self.dataset, self.config.validation)
         trainer = Trainer(
             model,
             make_optimiser(self.config.optimiser),
@@ -88,8 +87,8 @@ def train(
     """Train a two-tower model and write its folder to `output`.
 
     Killed at any moment and called again with the same `checkpoints` folder, it goes on and ends with the same model.
-    With validation events the epoch with the best recall is kept; with `refit_on_validation` the model is then trained anew
-    for that many epochs on both parts. TensorBoard logs go to `logs`. Raises UserError for settings that do not fit the
+    With validation events the epoch with the best recall is kept; with `refit_on_validation` the model is then trained
+    anew for that many epochs on both parts. TensorBoard logs go to `logs`. Raises UserError for settings that do not fit the
     data set, a loss that is not finite, and checkpoints that cannot be read.
     """
     tf.config.experimental.enable_op_determinism()
@@ -157,8 +156,7 @@ def _take_best(loop: Loop, folder: CheckpointFolder, epoch: int) -> None:
 def _write(
     model: TwoTower, dataset: DatasetFolder, settings: Mapping[str, Any], progress: Progress, output: Path
 ) -> Artifact:
-    embed = LiveTower(model.item_tower)
-    vectors = embed(item_inputs(dataset, embed.inputs))
+    vectors = catalogue_vectors(dataset, LiveTower(model.item_tower))
     representation = {
         "epoch": fingerprint(settings)[:16],
         "dimension": int(vectors.shape[1]),

@@ -7,7 +7,7 @@ import numpy as np
 
 from recsys._tensorflow import keras, tf
 from recsys.config.train import LossConfig
-from recsys.retrieval.frequencies import StreamingFrequencies, expected_counts
+from recsys.retrieval.frequencies import SMALLEST, StreamingFrequencies, expected_counts, occurrences
 from recsys.retrieval.input import Batch, join
 from recsys.retrieval.softmax import sampled_softmax_loss
 from recsys.retrieval.spec import TwoTowerSpec
@@ -36,7 +36,7 @@ class LogQ(tf.Module):
         super().__init__(name="log_q")
         self.strength = config.log_q_strength if config.frequencies != "none" else 0.0
         self.extra = config.uniform_negatives / max(1, catalogue_items)
-        self.batch_size = batch_size
+        self.counted = config.frequencies == "batch"
         self.streaming = (
             StreamingFrequencies(config.streaming, first_gap=max(1.0, catalogue_items / batch_size), seed=seed)
             if config.frequencies == "streaming"
@@ -49,15 +49,17 @@ class LogQ(tf.Module):
         if self.streaming is not None:
             self.streaming.update(items)
 
-    def __call__(self, candidates: tf.Tensor) -> tf.Tensor:
-        """logQ of candidate item ids, `[candidates] float32`."""
+    def __call__(self, candidates: tf.Tensor, positives: tf.Tensor) -> tf.Tensor:
+        """logQ of candidate item ids, `[candidates] float32`; `positives` are the ids of the batch's own items."""
         if self.streaming is not None:
             expected = self.streaming.probabilities(candidates)
         elif self.exact is not None:
             expected = tf.gather(self.exact, candidates)
+        elif self.counted:
+            expected = occurrences(candidates, positives)
         else:
             return tf.zeros(tf.shape(candidates))
-        return self.strength * tf.math.log(expected + self.extra)
+        return self.strength * tf.math.log(tf.maximum(expected + self.extra, SMALLEST))
 
 
 class Trainer(tf.Module):
@@ -88,7 +90,7 @@ class Trainer(tf.Module):
         return sampled_softmax_loss(
             queries,
             candidates,
-            self.log_q(items[ITEM]),
+            self.log_q(items[ITEM], batch["item"][ITEM]),
             self.model.inverse_temperature,
             candidate_ids=items[ITEM] if self.config.mask_accidental_hits else None,
             block_rows=self.config.block_rows,

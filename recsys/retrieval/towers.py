@@ -9,7 +9,7 @@ from recsys._tensorflow import keras, tf
 from recsys.config.model import ModelConfig
 from recsys.features.embedding import EmbeddingTable, drop_identity
 from recsys.features.numeric import standardise
-from recsys.features.pooling import Pooling, flatten
+from recsys.features.pooling import Pooling, flatten, look_up
 from recsys.features.spec import Form, InputSpec
 from recsys.retrieval.spec import TowerSpec, TwoTowerSpec
 
@@ -86,7 +86,7 @@ class Tower(keras.layers.Layer):
             elif inputs.is_list:
                 drop = self.model.history.dropout if inputs.form is Form.HISTORY else 0.0
                 flat = flatten(values, drop, None if seed is None else tf.random.fold_in(seed, place + 1))
-                looked_up = self.tables[inputs.table](flat.ids)
+                looked_up = look_up(self.tables[inputs.table], flat)
                 for part, pooling in self.pools[inputs.name].items():
                     vectors[part] = pooling(looked_up, flat)
             else:
