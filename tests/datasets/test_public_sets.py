@@ -166,10 +166,20 @@ def test_missing_files_say_what_was_expected(tmp_path):
         source_of({"source": "gowalla", "folder": str(tmp_path)})
 
 
+def _hundred_k(folder, users: str):
+    (folder / "u.data").write_text("1\t1\t5\t881250949\n")
+    (folder / "u.item").write_text("|".join(["1", "Toy Story (1995)", "01-Jan-1995", "", "", *"0" * 19]) + "\n")
+    (folder / "u.user").write_text(users)
+    return source_of({"source": "movielens", "folder": str(folder)})
+
+
+def test_age_bands_hold_their_lower_end(tmp_path):
+    ages = {"17": "under 18", "18": "18-24", "24": "18-24", "25": "25-34", "55": "50-55", "56": "56 and over", "": None}
+    source = _hundred_k(tmp_path, "".join(f"{n}|{age}|F|writer|12345\n" for n, age in enumerate(ages)))
+    assert read_all(source.users)[0]["age"].to_pylist() == list(ages.values())
+
+
 def test_a_value_of_another_type_names_file_and_place(tmp_path):
-    (tmp_path / "u.data").write_text("1\t1\t5\t881250949\n")
-    (tmp_path / "u.item").write_text("|".join(["1", "Toy Story (1995)", "01-Jan-1995", "", "", *"0" * 19]) + "\n")
-    (tmp_path / "u.user").write_text("1|young|M|writer|12345\n")
-    source = source_of({"source": "movielens", "folder": str(tmp_path)})
+    source = _hundred_k(tmp_path, "1|young|M|writer|12345\n")
     with pytest.raises(UserError, match=r"u\.user: a value in the 1 rows from row 1 on .*'young'"):
         read_all(source.users)
