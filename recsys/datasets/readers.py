@@ -48,10 +48,13 @@ class FileReader:
     transform: Transform | None = None
 
     def shards(self) -> list[Shard]:
-        """One shard a file; several for a Parquet file of many row groups."""
+        """One shard a file, several for a Parquet file of many row groups; a file that two globs match is read once."""
         shards: list[Shard] = []
         for pattern, split in self.paths:
+            seen = {shard.file for shard in shards if shard.split == split}
             for path in expand(pattern, self.where):
+                if path in seen:
+                    continue
                 ranges: list[tuple[int, int | None]] = [(0, None)]
                 if self._format(path) == "parquet":
                     ranges = list(row_group_ranges(path))

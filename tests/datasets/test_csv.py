@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from recsys.datasets.columns import Wanted
 from recsys.datasets.csv_format import CsvFormat
 from recsys.errors import UserError
-from tests.datasets.reading import files_of, read_all
+from tests.datasets.reading import files_of, read_all, source_of
 
 COMMA = CsvFormat()
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\r\n\0", exclude_categories=("Cs",)), max_size=8)
@@ -95,11 +95,13 @@ def test_missing_texts_and_multiline_values(tmp_path):
     assert not rejected
 
 
-def test_gzip_and_globs_in_order(tmp_path):
+def test_gzip_and_globs_in_order_each_file_once(tmp_path):
     for name in ("b", "a"):
         with gzip.open(tmp_path / f"{name}.csv.gz", "wt") as file:
             file.write(f"user,item,time\n{name},1,5\n")
-    reader = pickle.loads(pickle.dumps(files_of(tmp_path / "*.csv.gz").events))
+    paths = [str(tmp_path / "*.csv.gz"), str(tmp_path / "a.csv.gz")]
+    source = source_of({"source": "files", "events": {"paths": paths, "columns": {"time": "time"}}})
+    reader = pickle.loads(pickle.dumps(source.events))
     table, rows, _ = read_all(reader)
     assert table["user"].to_pylist() == ["a", "b"]
     assert rows == [2, 2]
