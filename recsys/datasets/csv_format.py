@@ -76,23 +76,15 @@ class CsvFormat:
         seen = 0 if self.header else 1  # lines before the next row: the header is line 1
         for batch in reader:
             rows, seen = _line_numbers(len(batch), seen, np.array([row.number for row in malformed], np.int64))
-            rejects = [
-                rejected(path, row.number, f"{row.actual_columns} values, expected {row.expected_columns}", row.text)
-                for row in malformed
-                if row.number <= seen
-            ]
-            del malformed[: len(rejects)]
+            before = [row for row in malformed if row.number < seen]
+            del malformed[: len(before)]
             table, rows, undecodable = _decoded(batch, rows, path)
             columns = {name: table.column(name) for name in wanted.sources}
-            yield from sliced(wanted.batch(columns), path, pa.array(rows), tuple(rejects) + undecodable)
+            rejects = _misshapen(path, before) + undecodable
+            yield from sliced(wanted.batch(columns), path, pa.array(rows), rejects)
         if malformed:
-            rejects = [
-                rejected(path, row.number, f"{row.actual_columns} values, expected {row.expected_columns}", row.text)
-                for row in malformed
-            ]
-            empty = pa.array([], pa.string())
-            none = wanted.batch(dict.fromkeys(wanted.sources, empty))
-            yield from sliced(none, path, pa.array([], pa.int64()), tuple(rejects))
+            nothing = wanted.batch(dict.fromkeys(wanted.sources, pa.array([], pa.string())))
+            yield from sliced(nothing, path, pa.array([], pa.int64()), _misshapen(path, malformed))
 
     def _columns(self, path: str) -> list[str]:
         """The column names of a file."""
@@ -110,6 +102,13 @@ class CsvFormat:
                 f"{path}: empty; expected a first line with column names, or 'header' in the configuration."
             )
         return names
+
+
+def _misshapen(path: str, rows: list[pa_csv.InvalidRow]) -> tuple[RejectedRow, ...]:
+    return tuple(
+        rejected(path, row.number, f"{row.actual_columns} values, expected {row.expected_columns}", row.text)
+        for row in rows
+    )
 
 
 def _line_numbers(count: int, seen: int, skipped: np.ndarray) -> tuple[np.ndarray, int]:
