@@ -6,7 +6,7 @@ from pydantic import Field
 
 from recsys.config.base import Section
 
-Baseline = Literal["popularity", "recent_popularity", "item_knn", "als", "bpr", "ease", "tutorial"]
+Baseline = Literal["popularity", "recent_popularity", "item_transitions", "item_knn", "als", "bpr", "ease", "tutorial"]
 
 
 class EvaluateConfig(Section):

@@ -10,7 +10,7 @@ LABELS = {
     "two_tower": "two-tower (ours)",
     "popularity": "popularity",
     "recent_popularity": "recent popularity",
-    "item_transition": "item transitions",
+    "item_transitions": "item transitions",
     "item_knn": "item-kNN",
     "als": "ALS",
     "bpr": "BPR",

@@ -52,7 +52,12 @@ def test_ndcg_of_one_target_is_the_discount_of_its_rank() -> None:
 
 def test_a_target_beyond_k_is_not_found() -> None:
     hits, offsets = one(5)
-    assert metrics.recall(hits, offsets, 5)[0] == metrics.ndcg(hits, offsets, 5)[0] == metrics.mrr(hits, offsets, 5)[0] == 0
+    assert (
+        metrics.recall(hits, offsets, 5)[0]
+        == metrics.ndcg(hits, offsets, 5)[0]
+        == metrics.mrr(hits, offsets, 5)[0]
+        == 0
+    )
     assert metrics.recall(hits, offsets, 6)[0] == metrics.hit_rate(hits, offsets, 6)[0] == 1
 
 

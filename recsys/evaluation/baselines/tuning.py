@@ -11,6 +11,7 @@ from recsys.evaluation.baselines.ease import Ease
 from recsys.evaluation.baselines.factors import AlternatingLeastSquares, BayesianPersonalisedRanking
 from recsys.evaluation.baselines.neighbours import ItemNeighbours
 from recsys.evaluation.baselines.popularity import Popularity, RecentPopularity
+from recsys.evaluation.baselines.transitions import ItemTransitions
 from recsys.evaluation.baselines.tutorial import TutorialTwoTower
 from recsys.evaluation.interactions import user_matrix
 from recsys.evaluation.metrics import find_hits, recall
@@ -56,6 +57,17 @@ def _recent(lessons: Lessons, *, window_hours: float) -> Recommender:
     return RecentPopularity(lessons.log, lessons.catalogue, int(window_hours * MS_AN_HOUR), lessons.lag_ms)
 
 
+def _transitions(lessons: Lessons, *, half_life_hours: float, window_hours: float, smoothing: float) -> Recommender:
+    return ItemTransitions(
+        lessons.log,
+        lessons.catalogue,
+        half_life_ms=int(half_life_hours * MS_AN_HOUR),
+        window_ms=int(window_hours * MS_AN_HOUR),
+        smoothing=smoothing,
+        lag_ms=lessons.lag_ms,
+    )
+
+
 def _neighbours(lessons: Lessons, **settings: Any) -> Recommender:
     return ItemNeighbours.fit(user_matrix(lessons.events, lessons.users, lessons.catalogue), **settings)
 
@@ -81,7 +93,14 @@ def _tutorial(lessons: Lessons) -> Recommender:
 KINDS: Mapping[str, Kind] = {
     "popularity": Kind(_popularity),
     "recent_popularity": Kind(
-        _recent, _grid(window_hours=(0.25, 0.5, 1.0, 2.0, 6.0, 24.0, 24.0 * 7, 24.0 * 30, 24.0 * 90)), needs_time=True
+        _recent,
+        _grid(window_hours=(1 / 12, 1 / 6, 0.25, 0.5, 1.0, 2.0, 6.0, 24.0, 24.0 * 7, 24.0 * 30, 24.0 * 90)),
+        needs_time=True,
+    ),
+    "item_transitions": Kind(
+        _transitions,
+        _grid(half_life_hours=(2.0, 24.0 * 14), window_hours=(0.5, 24.0 * 30), smoothing=(1.0, 10.0)),
+        needs_time=True,
     ),
     "item_knn": Kind(_neighbours, _grid(weighting=("cosine", "bm25"), neighbours=(50, 100, 200, 500, 1000))),
     "als": Kind(_als, _grid(factors=(16, 64), regularisation=(0.05,), alpha=(1.0, 5.0, 20.0), iterations=(15,))),
