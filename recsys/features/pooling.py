@@ -65,8 +65,9 @@ def mean_by_row(looked_up: DistinctVectors, values: FlatValues, weights: tf.Tens
 class Pooling(keras.layers.Layer):
     """One way of pooling the vectors of a multi-valued column or a history into `[batch, dim]`.
 
-    `mean`: all values alike. `root`: their sum over the root of their count (as in SVD++, Koren 2008). `recent`: weight 0.5^(from_end / half_life). `position`: exp of one learned number a place
-    from the end, zeros at first; places beyond `positions` share the last one.
+    `mean`: all values alike. `root`: their sum over the root of their count (as in SVD++, Koren 2008). `recent`: mean
+    with weights 0.5^(from_end / half_life). `position`: mean with weights exp of one learned number a place from the
+    end, zeros at first; places beyond `positions` share the last one.
     """
 
     def __init__(self, name: str, kind: str = "mean", *, half_life: float = 1.0, positions: int = 1) -> None:

@@ -88,8 +88,8 @@ def train(
 
     Killed at any moment and called again with the same `checkpoints` folder, it goes on and ends with the same model.
     With validation events the epoch with the best recall is kept; with `refit_on_validation` the model is then trained
-    anew for that many epochs on both parts. TensorBoard logs go to `logs`. Raises UserError for settings that do not fit the
-    data set, a loss that is not finite, and checkpoints that cannot be read.
+    anew for that many epochs on both parts. TensorBoard logs go to `logs`. Raises UserError for settings that do not
+    fit the data set, a loss that is not finite, and checkpoints that cannot be read.
     """
     tf.config.experimental.enable_op_determinism()
     settings = {

@@ -29,6 +29,7 @@ class LiveTower:
         self.signature = tower_signature(tower.spec)
         self.inputs = tuple(self.signature)
         self.batch_size = batch_size
+        self.dimension = tower.model.output_dim
         free = {
             name: tf.TensorSpec([None] * spec.shape.rank, spec.dtype, name) for name, spec in self.signature.items()
         }
