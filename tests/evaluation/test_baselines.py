@@ -167,7 +167,8 @@ def test_popularity_cannot_tell_the_blocks_apart(setting: tuple) -> None:
     found = recommend(fit("popularity", lessons, {}), queries, catalogue, 3)
     odd_item = np.array([int(raw[1:]) % 2 for raw in dataset.items["raw"].to_pylist()])
     odd_user = np.array([int(raw[1:]) % 2 for raw in dataset.users["raw"].to_pylist()])
-    assert 0.2 < (odd_item[found] == odd_user[queries.users][:, None]).mean() < 0.8
+    # The most popular items of the own block are mostly seen already, so chance is the ceiling, not the mean.
+    assert (odd_item[found] == odd_user[queries.users][:, None]).mean() < 0.6
 
 
 def test_tuning_takes_the_best_setting_on_validation(setting: tuple) -> None:
