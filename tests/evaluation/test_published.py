@@ -62,7 +62,7 @@ def ratings(data_root: Path) -> Events:
     cuts = table[[int(0.8 * len(table)), int(0.9 * len(table))], 3]
     part = np.searchsorted(cuts, table[:, 3], side="right").astype(np.int8)
     positive = table[:, 2] >= 4
-    # Columns by falling count, as a data set has them: a query without history (all scores 0) then gets what is popular.
+    # Columns by falling count, as a data set has them: a query without history (scores 0) gets what is popular.
     counts = np.bincount(table[positive & (part == 0), 1], minlength=int(table[:, 1].max()) + 1)
     columns = np.argsort(np.argsort(-counts, kind="stable"))[table[:, 1]]
     return Events(table[:, 0] - 1, columns, table[:, 3] * 1000, positive, part)
