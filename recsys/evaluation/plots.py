@@ -127,7 +127,7 @@ def intervals(metrics: dict[str, Any], metric: str, slices: Sequence[str] = (OVE
         if len(present) > 1:
             axes.legend(frameon=False, fontsize=9, loc="best")
 
-    return _draw(7.2, 1.1 + 0.45 * len(names), paint)
+    return _draw(5.8, 1.1 + 0.45 * len(names), paint)
 
 
 def by_slice(metrics: dict[str, Any], metric: str) -> str:
@@ -190,22 +190,22 @@ def training_curves(epochs: Sequence[dict[str, float]]) -> str:
     metrics = sorted({key for row in epochs for key in row if "@" in key})
 
     def paint(axes: Axes) -> None:
-        axes.plot(numbers, [row.get("loss", np.nan) for row in epochs], color=INK, marker=".", label="training loss")
+        loss = [row.get("loss", np.nan) for row in epochs]
+        lines = axes.plot(numbers, loss, color=INK, marker=".", label="training loss")
         axes.set_xlabel("epoch")
         axes.set_ylabel("loss")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if metrics:
             right = axes.twinx()
             right.spines["top"].set_visible(False)
-            for place, key in enumerate(metrics):
+            for colour, key in zip((OURS_COLOUR, *COLOURS), metrics, strict=False):
                 values = [row.get(key, np.nan) for row in epochs]
-                right.plot(numbers, values, color=(OURS_COLOUR, *COLOURS)[place], marker=".", label=f"validation {key}")
+                lines += right.plot(numbers, values, color=colour, marker=".", label=f"validation {key}")
             right.set_ylim(0)
-            right.set_ylabel("validation metric")
-            right.legend(frameon=False, fontsize=9, loc="center right")
-        axes.legend(frameon=False, fontsize=9, loc="upper right")
+            right.set_ylabel("validation")
+        axes.legend(handles=lines, frameon=False, fontsize=9, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
 
-    return _draw(7.2, 3.6, paint)
+    return _draw(7.2, 3.8, paint)
 
 
 def _figure(metrics: dict[str, Any], model: str, slice_name: str, metric: str) -> dict[str, float] | None:

@@ -22,7 +22,6 @@ def write_report(path: Path, metrics: dict[str, Any], bundle: Artifact) -> None:
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=StrictUndefined,
-        trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters |= {"label": label, "number": lambda value: f"{value:,}", "yaml": _yaml}
@@ -34,6 +33,8 @@ def write_report(path: Path, metrics: dict[str, Any], bundle: Artifact) -> None:
         k=k,
         ks=[int(value) for value in metrics["models"][metrics["ours"]]["catalogue"]],
         slices=[OVERALL, *USER_SLICES, *ITEM_SLICES],
+        # With one target a query, recall and hit rate are the same number.
+        shown=["recall", "ndcg", "mrr", *(["hit_rate"] if metrics["protocol"]["protocol"] == "user" else [])],
         slice_labels=plots.SLICE_LABELS,
         index=_read(bundle.path / "index" / "index.json"),
         plots={
