@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from recsys.config.base import Section
 from recsys.config.model import Size
@@ -19,12 +19,24 @@ class StreamingConfig(Section):
     """Learning rate of the gap."""
 
 
+class RecentConfig(Section):
+    """Frequencies of the moment, for batches in time order."""
+
+    field: str
+    """A point-in-time field that counts clicks and that the item tower reads."""
+    floor: float = Field(default=0.05, gt=0.0)
+    """Added to the count. Large, it understates how rare a quiet item is among the negatives, and lists fill with items
+    that are over; small, one click on such an item weighs much."""
+
+
 class LossConfig(Section):
     """The in-batch softmax."""
 
-    frequencies: Literal["exact", "streaming", "batch", "none"] = "exact"
-    """Where logQ comes from: training counts, the streaming estimator, the item's count in the batch itself (for batches
-    in time order, where popularity is of the moment), or no correction."""
+    frequencies: Literal["exact", "streaming", "batch", "recent", "none"] = "exact"
+    """Where logQ comes from: training counts, the streaming estimator, the item's count in the batch itself or its
+    clicks shortly before (both for batches in time order, where popularity is of the moment), or no correction."""
+    recent: RecentConfig | None = None
+    """For `frequencies: recent`."""
     log_q_strength: float = Field(default=1.0, ge=0.0, le=2.0)
     """Factor on logQ: 1 is the unbiased correction, less leaves popular items somewhat penalised."""
     mask_accidental_hits: bool = True
@@ -34,6 +46,12 @@ class LossConfig(Section):
     block_rows: Size = 256
     """Rows of logits that exist at a time; speed only."""
     streaming: StreamingConfig = StreamingConfig()
+
+    @model_validator(mode="after")
+    def _complete(self) -> "LossConfig":
+        if (self.frequencies == "recent") != (self.recent is not None):
+            raise ValueError("'frequencies: recent' and 'recent: {field: ..., floor: ...}' go together")
+        return self
 
 
 class OptimiserConfig(Section):

@@ -24,7 +24,7 @@ from recsys.retrieval.optimiser import make_optimiser
 from recsys.retrieval.shards import scan_positives
 from recsys.retrieval.spec import TwoTowerSpec, two_tower_spec
 from recsys.retrieval.state import Progress, assign_variables
-from recsys.retrieval.step import Catalogue, LogQ, Trainer, uniform_negatives_problem
+from recsys.retrieval.step import Catalogue, LogQ, Trainer, recent_problem, uniform_negatives_problem
 from recsys.retrieval.towers import TwoTower, named_seed
 from recsys.retrieval.validation import Validation
 from recsys.schema import ITEM, SPLITS, Side
@@ -134,6 +134,9 @@ def build(model: TwoTower) -> None:
 
 
 def _catalogue(dataset: DatasetFolder, spec: TwoTowerSpec, config: TrainConfig) -> Catalogue:
+    unusable = recent_problem(spec, dataset.schema, config.loss)
+    if unusable:
+        raise UserError(unusable)
     if not config.loss.uniform_negatives:
         return Catalogue(len(dataset.items), {})
     static = tower_columns(dataset, spec.item, Side.ITEM).joined

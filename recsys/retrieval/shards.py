@@ -67,7 +67,8 @@ class EventReader:
     Row groups are gathered into buffers of about `buffer_rows` positives, of which one is in memory at a time (a data
     set that fits into one buffer is decoded once). `shuffled`: row groups come in random order and the rows of a buffer
     are permuted. `time`: buffers are of consecutive row groups, each is cut into runs of `batch_size` consecutive rows,
-    from a random start, and the runs are permuted. All is drawn from (seed, epoch), so a batch is known by its number.
+    from a random start (less than a batch of a buffer is left out), and the runs are permuted. All is drawn from
+    (seed, epoch), so a batch is known by its number.
     """
 
     events: PositiveEvents
@@ -80,6 +81,8 @@ class EventReader:
     @property
     def steps(self) -> int:
         """Batches of an epoch: full ones only, as a short batch has few negatives, but at least one."""
+        if self.in_time_order:
+            return max(1, sum(self._kept(_rows(groups)) for groups in self._consecutive()) // self.batch_size)
         return max(1, self.events.rows // self.batch_size)
 
     def batches(self, epoch: int, first: int = 0) -> Iterator[pa.Table]:
@@ -90,10 +93,9 @@ class EventReader:
         carried: list[pa.Table] = []
         waiting = 0
         for groups in self._buffers(rng):
-            rows = sum(group.positives for group in groups)
-            order = self._order(rng, rows)  # drawn for skipped buffers too, so that later ones stay as they are
-            begin, end = max(start - position, 0), min(stop - position, rows)
-            position += rows
+            order = self._order(rng, _rows(groups))  # of skipped buffers too, so that later ones stay as they are
+            begin, end = max(start - position, 0), min(stop - position, len(order))
+            position += len(order)
             if begin >= end:
                 continue
             table = self._buffer(groups)
@@ -109,28 +111,36 @@ class EventReader:
             yield pa.concat_tables(carried)
 
     def _buffers(self, rng: np.random.Generator) -> list[list[RowGroup]]:
-        groups = [group for group in self.events.groups if group.positives]
-        if not self.in_time_order:
-            groups = [groups[place] for place in rng.permutation(len(groups))]
-        buffers: list[list[RowGroup]] = [[]]
-        filled = 0
-        for group in groups:
-            if filled >= self.buffer_rows:
-                buffers.append([])
-                filled = 0
-            buffers[-1].append(group)
-            filled += group.positives
         if self.in_time_order:
-            buffers = [buffers[place] for place in rng.permutation(len(buffers))]
+            buffers = self._consecutive()
+            return [buffers[place] for place in rng.permutation(len(buffers))]
+        groups = [group for group in self.events.groups if group.positives]
+        return self._gathered([groups[place] for place in rng.permutation(len(groups))])
+
+    def _consecutive(self) -> list[list[RowGroup]]:
+        return self._gathered([group for group in self.events.groups if group.positives])
+
+    def _gathered(self, groups: list[RowGroup]) -> list[list[RowGroup]]:
+        """Row groups in the given order, as buffers of at least `buffer_rows` and a batch."""
+        buffers: list[list[RowGroup]] = [[]]
+        for group in groups:
+            if _rows(buffers[-1]) >= max(self.buffer_rows, self.batch_size):
+                buffers.append([])
+            buffers[-1].append(group)
         return buffers
+
+    def _kept(self, rows: int) -> int:
+        """How many rows of a buffer take part where order is by time: whole runs, or all rows of tiny data."""
+        return rows if self.events.rows < self.batch_size else rows // self.batch_size * self.batch_size
 
     def _order(self, rng: np.random.Generator, rows: int) -> np.ndarray:
         if not self.in_time_order:
             return rng.permutation(rows)
-        shift = int(rng.integers(self.batch_size))
-        runs = np.arange(-shift, rows, self.batch_size)
-        places = rng.permutation(runs)[:, None] + np.arange(self.batch_size)
-        return places[(places >= 0) & (places < rows)]
+        kept = self._kept(rows)
+        places = np.arange(kept) + rng.integers(rows - kept + 1)
+        if kept < self.batch_size:
+            return places
+        return rng.permutation(places.reshape(-1, self.batch_size)).reshape(-1)
 
     def _buffer(self, groups: list[RowGroup]) -> pa.Table:
         if self.events.rows <= self.buffer_rows:
@@ -146,6 +156,10 @@ class EventReader:
     def _decode(self, group: RowGroup) -> pa.Table:
         columns = list(dict.fromkeys([*self.columns, LABEL]))
         return _positives(_read(_open(group.file), group.file, group.index, columns)).select(list(self.columns))
+
+
+def _rows(groups: list[RowGroup]) -> int:
+    return sum(group.positives for group in groups)
 
 
 def _open(file: Path) -> pq.ParquetFile:

@@ -12,7 +12,7 @@ from recsys.retrieval.input import Batch, join
 from recsys.retrieval.softmax import sampled_softmax_loss
 from recsys.retrieval.spec import TwoTowerSpec
 from recsys.retrieval.towers import TwoTower
-from recsys.schema import FIRST_VALUE_ID, ITEM
+from recsys.schema import FIRST_VALUE_ID, ITEM, Schema, Statistic
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +37,7 @@ class LogQ(tf.Module):
         self.strength = config.log_q_strength if config.frequencies != "none" else 0.0
         self.extra = config.uniform_negatives / max(1, catalogue_items)
         self.counted = config.frequencies == "batch"
+        self.recent = config.recent
         self.streaming = (
             StreamingFrequencies(config.streaming, first_gap=max(1.0, catalogue_items / batch_size), seed=seed)
             if config.frequencies == "streaming"
@@ -49,9 +50,16 @@ class LogQ(tf.Module):
         if self.streaming is not None:
             self.streaming.update(items)
 
-    def __call__(self, candidates: tf.Tensor, positives: tf.Tensor) -> tf.Tensor:
-        """logQ of candidate item ids, `[candidates] float32`; `positives` are the ids of the batch's own items."""
-        if self.streaming is not None:
+    def __call__(
+        self, candidates: tf.Tensor, positives: tf.Tensor, columns: Mapping[str, tf.Tensor] | None = None
+    ) -> tf.Tensor:
+        """logQ of candidate item ids, `[candidates] float32`; `positives` are the ids of the batch's own items.
+
+        `columns` are the candidates' inputs of the item tower, which `frequencies: recent` reads.
+        """
+        if self.recent is not None and columns is not None:
+            expected = columns[self.recent.field] + self.recent.floor
+        elif self.streaming is not None:
             expected = self.streaming.probabilities(candidates)
         elif self.exact is not None:
             expected = tf.gather(self.exact, candidates)
@@ -90,7 +98,7 @@ class Trainer(tf.Module):
         return sampled_softmax_loss(
             queries,
             candidates,
-            self.log_q(items[ITEM], batch["item"][ITEM]),
+            self.log_q(items[ITEM], batch["item"][ITEM], items),
             self.model.inverse_temperature,
             candidate_ids=items[ITEM] if self.config.mask_accidental_hits else None,
             block_rows=self.config.block_rows,
@@ -121,6 +129,18 @@ class Trainer(tf.Module):
         self.optimiser.apply_gradients(zip(gradients, variables, strict=True))
         self.step.assign_add(1)
         return loss
+
+
+def recent_problem(spec: TwoTowerSpec, schema: Schema, config: LossConfig) -> str | None:
+    """Why `frequencies: recent` cannot be had from this model's inputs, or None where it can."""
+    counts = {field.name for field in schema.fields if field.statistic is Statistic.CLICKS}
+    usable = sorted(counts & {inputs.name for inputs in spec.item.inputs})
+    if config.recent is None or config.recent.field in usable:
+        return None
+    return (
+        f"train.loss.recent.field: '{config.recent.field}' is not a point-in-time field with statistic clicks that the "
+        f"item tower reads; it could be one of {usable}."
+    )
 
 
 def uniform_negatives_problem(spec: TwoTowerSpec, static: Mapping[str, np.ndarray]) -> str | None:
