@@ -1,5 +1,6 @@
 """Baselines against their definitions, and on a data set whose best answer is known."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -80,8 +81,8 @@ def test_als_folds_a_history_in_by_the_normal_equations() -> None:
 def test_bpr_asks_learned_users_by_their_own_factors_and_others_by_their_history() -> None:
     data = sp.vstack([matrix(4), sp.csr_matrix((2, 9), dtype=np.float32)]).tocsr()
     settings = {"factors": 3, "learning_rate": 0.05, "regularisation": 0.01, "iterations": 3, "seed": 1}
-    own = BayesianPersonalisedRanking.fit(data, own_factors=True, **settings)
-    folded = BayesianPersonalisedRanking.fit(data, own_factors=False, **settings)
+    own = BayesianPersonalisedRanking.fit(data, **settings)
+    folded = replace(own, own_factors=False)
     queries = asked_with(sp.vstack([matrix(4), matrix(5, users=2)]).tocsr())
     np.testing.assert_allclose(own.scores(queries, 0, 30), own.user_factors[:30] @ own.item_factors.T, atol=1e-5)
     np.testing.assert_allclose(own.scores(queries, 30, 32), folded.scores(queries, 30, 32))
@@ -178,6 +179,11 @@ def test_tuning_takes_the_best_setting_on_validation(setting: tuple) -> None:
     assert len(tried) == len(ticks) == len(KINDS["item_knn"].grid)
     best = max(row["recall@3"] for row in tried)
     assert next(row for row in tried if row["settings"] == dict(chosen))["recall@3"] == best
+    _, tried = tune("bpr", lessons, validation, catalogue, 3, lambda: None)
+    for row in tried:
+        model = fit("bpr", lessons, row["settings"])
+        assert model.own_factors == row["settings"]["own_factors"]  # type: ignore[attr-defined]
+    assert len({row["recall@3"] for row in tried}) > 1
     assert tune("popularity", lessons, validation, catalogue, 3, lambda: None) == ({}, [])
 
 

@@ -55,7 +55,7 @@ class BayesianPersonalisedRanking:
     user_factors: np.ndarray
     item_factors: np.ndarray
     learned: np.ndarray
-    own_factors: bool
+    own_factors: bool = True
     dynamic: bool = False
 
     @classmethod
@@ -67,7 +67,6 @@ class BayesianPersonalisedRanking:
         learning_rate: float,
         regularisation: float,
         iterations: int,
-        own_factors: bool,
         seed: int,
     ) -> "BayesianPersonalisedRanking":
         """Learn from a users x items matrix, on one thread: with more the result depends on their races."""
@@ -83,7 +82,7 @@ class BayesianPersonalisedRanking:
         )
         model.fit(matrix, show_progress=False)
         learned = np.diff(matrix.indptr) > 0
-        return cls(np.asarray(model.user_factors), np.asarray(model.item_factors), learned, own_factors)
+        return cls(np.asarray(model.user_factors), np.asarray(model.item_factors), learned)
 
     def advance(self, time: int) -> None:
         """Nothing changes with time."""

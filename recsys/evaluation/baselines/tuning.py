@@ -38,11 +38,15 @@ class Lessons:
 
 @dataclass(frozen=True)
 class Kind:
-    """A baseline: how it is fitted, and the settings worth trying."""
+    """A baseline: how it is fitted, and the settings worth trying.
 
-    fit: Callable[..., Recommender]
+    `asked` names settings that are fields of the fitted model and only change how it is asked: they need no new fit.
+    """
+
+    fit: Callable[..., Any]
     grid: tuple[Settings, ...] = ({},)
     needs_time: bool = False
+    asked: tuple[str, ...] = ()
 
 
 def _grid(**values: tuple) -> tuple[Settings, ...]:
@@ -107,12 +111,13 @@ KINDS: Mapping[str, Kind] = {
     "bpr": Kind(
         _bpr,
         _grid(
-            factors=(32, 64),
+            factors=(64,),
             learning_rate=(0.05,),
             regularisation=(0.002, 0.01),
-            iterations=(100,),
+            iterations=(50, 100),
             own_factors=(True, False),
         ),
+        asked=("own_factors",),
     ),
     "ease": Kind(_ease, _grid(regularisation=(50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0))),
     "tutorial": Kind(_tutorial),
@@ -140,9 +145,13 @@ def tune(
     offsets = np.concatenate([[0], np.cumsum(sizes)])
     _, targets = queries.targets.block(0, len(queries))
     values: list[dict] = []
+    model: Any = None
+    fitted: Settings | None = None
     for settings in grid:
-        model = KINDS[name].fit(lessons, **settings)
-        found = recommend(model, queries, catalogue, k)
+        learned, asked = _parts(name, settings)
+        if learned != fitted:
+            model, fitted = KINDS[name].fit(lessons, **learned), learned
+        found = recommend(replace(model, **asked) if asked else model, queries, catalogue, k)
         value = float(recall(find_hits(found, offsets, targets), offsets, k).mean())
         values.append({"settings": dict(settings), f"recall@{k}": value})
         tried()
@@ -152,7 +161,15 @@ def tune(
 
 def fit(name: str, lessons: Lessons, settings: Settings) -> Recommender:
     """A baseline with the settings that `tune` chose."""
-    return KINDS[name].fit(lessons, **settings)
+    learned, asked = _parts(name, settings)
+    model = KINDS[name].fit(lessons, **learned)
+    return replace(model, **asked) if asked else model
+
+
+def _parts(name: str, settings: Settings) -> tuple[Settings, Settings]:
+    """The settings that a fit needs, and those that only change how the model is asked."""
+    asked = {key: value for key, value in settings.items() if key in KINDS[name].asked}
+    return {key: value for key, value in settings.items() if key not in asked}, asked
 
 
 def on_parts(lessons: Lessons, parts: tuple[int, ...]) -> Lessons:
