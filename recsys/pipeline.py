@@ -87,18 +87,17 @@ class Pipeline:
             tell(made[-1])
         return made
 
-    def load_source(self) -> "RawSource":
+    def source(self) -> "RawSource":
         """Open the raw data; the simulator writes its logs under the workdir first."""
-        from recsys.datasets.load import load_source
-
-        return load_source(self.config.data, self.config.seed, self.workdir)
+        with self._locked():
+            return self._source()
 
     def ingest(self) -> Made:
         """Raw data to data set."""
         from recsys.ingestion.job import ingest
 
         with self._locked():
-            source = self.load_source()
+            source = self._source()
             inputs = {
                 "data": self._settings("data"),
                 "ingest": self._settings("ingest"),
@@ -220,6 +219,11 @@ class Pipeline:
             raise UserError(f"{path}: not there; evaluate the bundle first with 'recsys evaluate'.") from None
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise UserError(f"{path}: not readable as JSON ({error}); run 'recsys evaluate --force'.") from None
+
+    def _source(self) -> "RawSource":
+        from recsys.datasets.load import load_source
+
+        return load_source(self.config.data, self.config.seed, self.workdir)
 
     def _dataset(self) -> "DatasetFolder":
         from recsys.dataset_folder import DatasetFolder

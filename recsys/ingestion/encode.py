@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from recsys.encoding.arrays import run_starts, stable_order
+from recsys.encoding.fields import distinct_lists
 from recsys.ingestion.elements import gather, pack, take, unpack
 from recsys.schema import ITEM, USER, Kind, Schema, Side
 
@@ -77,20 +78,6 @@ def encode_column(provisional: Provisional, name: str, column: pa.Array) -> pa.A
     offsets = lists.offsets.to_numpy()
     ids = provisional.encode(name, lists.values)[offsets[0] : offsets[-1]]
     return distinct_lists(offsets - offsets[0], ids, MISSING)
-
-
-def distinct_lists(offsets: np.ndarray, ids: np.ndarray, missing: int) -> pa.Array:
-    """list<int32> without repeats and without missing values, each list rising; `[missing]` where nothing is left."""
-    rows = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-    rows, ids = rows[ids != missing], ids[ids != missing]
-    empty = np.setdiff1d(np.arange(len(offsets) - 1), rows)
-    rows, ids = np.concatenate([rows, empty]), np.concatenate([ids, np.full(len(empty), missing, np.int32)])
-    order = stable_order(rows, stable_order(ids))
-    rows, ids = rows[order], ids[order]
-    kept = run_starts(rows, ids)
-    sizes = np.bincount(rows[kept], minlength=len(offsets) - 1)
-    starts = np.concatenate([np.zeros(1, np.int32), np.cumsum(sizes, dtype=np.int32)])
-    return pa.ListArray.from_arrays(pa.array(starts), pa.array(ids[kept].astype(np.int32)))
 
 
 def by_key(table: pa.Table, keys: np.ndarray, rows: np.ndarray | None = None) -> Iterator[tuple[int, bytes]]:

@@ -8,27 +8,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from recsys.encoding.fields import encode_field
 from recsys.encoding.histories import expand
 from recsys.encoding.vocabulary import Vocabulary
 from recsys.ingestion.by_user import windows_of
-from recsys.ingestion.encode import distinct_lists
 from recsys.ingestion.statistics import Moments
 from recsys.ingestion.validation import AVAILABLE_FROM, RAW_KINDS, TITLE
 from recsys.ingestion.writing import PARQUET
-from recsys.schema import FIRST_VALUE_ID, ITEM, MISSING_ID, USER, Field, Kind, Schema, Side
-
-
-def encode_field(field: Field, values: pa.Array, vocabulary: Vocabulary | None) -> pa.Array:
-    """Raw values of one field as the data set stores them; a null is missing."""
-    if field.kind is Kind.NUMERIC:
-        return values.cast(pa.float32()).fill_null(float("nan"))
-    assert vocabulary is not None
-    if field.kind is Kind.CATEGORICAL:
-        return pa.array(vocabulary.encode(values))
-    lists = values.fill_null([])
-    offsets = lists.offsets.to_numpy()
-    ids = vocabulary.encode(lists.values)[offsets[0] : offsets[-1]]
-    return distinct_lists(offsets - offsets[0], ids, MISSING_ID)
+from recsys.schema import FIRST_VALUE_ID, ITEM, USER, Field, Kind, Schema, Side
 
 
 def entity_rows(

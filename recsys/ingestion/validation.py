@@ -9,8 +9,9 @@ import pyarrow.compute as pc
 
 from recsys.datasets.positive import parse_rule, positive_mask
 from recsys.datasets.source import RawBatch
+from recsys.encoding.fields import parse_lists, parse_numeric
+from recsys.encoding.parsing import parse_numbers, parse_times, text_or_null
 from recsys.errors import UserError
-from recsys.ingestion.parsing import parse_numbers, parse_times, text_or_null
 from recsys.schema import ITEM, LABEL, SPLITS, TIME, USER, VALUE, Field, Kind, Schema, Side
 
 ROW_BITS = 40
@@ -145,17 +146,12 @@ def validate_entities(
 def field_values(field: Field, values: pa.Array, rejections: Rejections) -> pa.Array:
     """One field's values: dictionary of text, list<string> without repeats kept in order, or float32 with NaN."""
     if field.kind is Kind.NUMERIC:
-        numbers = parse_numbers(values)
-        missing = values.is_null(nan_is_null=pa.types.is_floating(values.type))
-        if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
-            missing = text_or_null(values).is_null()
-        rejections.mark(pc.and_(numbers.is_null(), pc.invert(missing)), f"{field.name} is not a number")
-        return pc.fill_null(numbers, float("nan")).cast(pa.float32(), safe=False)
+        numbers, bad = parse_numeric(values)
+        rejections.mark(bad, f"{field.name} is not a number")
+        return numbers
     if field.kind is Kind.CATEGORICAL:
         return _dictionary(values, rejections, None)
-    if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
-        return values.cast(pa.list_(pa.string()))
-    return pc.split_pattern(text_or_null(values), pattern=field.separator or "|")
+    return parse_lists(field, values)
 
 
 def _required(raw: pa.RecordBatch, name: str, file: str) -> pa.Array:

@@ -7,8 +7,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from recsys.dataset_folder import dense_column, pad_lists
+from recsys.encoding.fields import encode_field, parse_lists, parse_numeric
+from recsys.encoding.parsing import text_or_null
 from recsys.encoding.vocabulary import Vocabulary
 from recsys.errors import UserError
 from recsys.schema import FIRST_VALUE_ID, ITEM, MISSING_ID, PADDING_ID, USER, Field, Kind, Schema, Side
@@ -83,31 +86,26 @@ class QueryEncoder:
         if not rows:
             return arrays
         raw = [given[row][one.name] for row in rows]
-        if one.kind is Kind.NUMERIC:
-            encoded = np.array([_number(value, f"{where}.{one.name}") for value in raw], np.float32)
-        elif one.kind is Kind.CATEGORICAL:
-            encoded = self.vocabularies[one.vocabulary_name].encode(_texts(raw, f"{where}.{one.name}"))
-        else:
-            encoded = self._multi_valued(one, raw, f"{where}.{one.name}")
+        encoded = self._encoded(one, raw, f"{where}.{one.name}")
+        if one.kind is Kind.MULTI_VALUED:
             width = max(encoded.shape[1], arrays.shape[1])
             arrays, encoded = _widen(arrays, width), _widen(encoded, width)
         replaced = arrays.copy()
         replaced[rows] = encoded
         return replaced
 
-    def _multi_valued(self, one: Field, raw: Sequence[Any], where: str) -> np.ndarray:
-        lists = [
-            [] if value is None else value.split(one.separator) if isinstance(value, str) and one.separator else value
-            for value in raw
-        ]
-        if not all(isinstance(values, list | tuple) for values in lists):
-            raise UserError(f"{where}: expected a list of values, found {raw[0]!r}.")
-        flat = _texts([value for values in lists for value in dict.fromkeys(values)], where)
-        sizes = [len(dict.fromkeys(values)) for values in lists]
-        ids = pa.array(self.vocabularies[one.vocabulary_name].encode(flat))
-        padded = pad_lists(pa.ListArray.from_arrays(pa.array(np.cumsum([0, *sizes]), pa.int32()), ids))
-        padded[np.array(sizes) == 0, 0] = MISSING_ID
-        return padded
+    def _encoded(self, one: Field, raw: Sequence[Any], where: str) -> np.ndarray:
+        """Raw values as the data set stores them; numbers that are none are named, as ingestion rejects them."""
+        if one.kind is Kind.NUMERIC:
+            numbers, bad = parse_numeric(_texts(raw, where))
+            if pc.any(bad).as_py():
+                raise UserError(f"{where}: expected a number or null, found {raw[bad.index(True).as_py()]!r}.")
+            return encode_field(one, numbers, None).to_numpy(zero_copy_only=False)
+        vocabulary = self.vocabularies[one.vocabulary_name]
+        if one.kind is Kind.CATEGORICAL:
+            return encode_field(one, text_or_null(_texts(raw, where)), vocabulary).to_numpy(zero_copy_only=False)
+        lists = pa.concat_arrays([_list(one, value, where) for value in raw])
+        return pad_lists(encode_field(one, lists, vocabulary), keep_last=False)
 
     def _sequence(self, one: Field, ids: np.ndarray, queries: Sequence[Query]) -> np.ndarray:
         """Sequence field `[n, length] int32`: from the users table, or from the query's own history."""
@@ -143,15 +141,17 @@ def _widen(arrays: np.ndarray, width: int) -> np.ndarray:
     return np.pad(arrays, ((0, 0), (0, width - arrays.shape[1])), constant_values=PADDING_ID)
 
 
-def _number(value: Any, where: str) -> float:
-    try:
-        return float("nan") if value is None else float(value)
-    except (TypeError, ValueError):
-        raise UserError(f"{where}: expected a number or null, found {value!r}.") from None
+def _list(one: Field, value: Any, where: str) -> pa.Array:
+    """One multi-valued field of one query as `[1] list<string>`: a list, or text with separators as in a file."""
+    if value is None or isinstance(value, str):
+        return parse_lists(one, pa.array([value], pa.string()))
+    if isinstance(value, list | tuple):
+        return pa.array([_texts(value, where).to_pylist()], pa.list_(pa.string()))
+    raise UserError(f"{where}: expected a list of values, found {value!r}.")
 
 
 def _texts(values: Sequence[Any], where: str) -> pa.Array:
-    """Raw values as the text that vocabularies hold: numbers and booleans as Arrow writes them."""
+    """JSON's scalars as text, as Arrow writes them: so a number means what it means in a file."""
     texts = []
     for value in values:
         if value is not None and not isinstance(value, str | int | float | bool):

@@ -112,3 +112,23 @@ def test_a_truncated_model_is_named_by_the_next_stage(shop_run: Run, tmp_path: P
     file.write_bytes(file.read_bytes()[:-7])
     refused(recsys("index", shop), Path(victim).name, "it was truncated or altered")
     assert not (tmp_path / "shop" / "work" / "bundle").exists()
+
+
+def test_a_shrunken_demo(tmp_path: Path) -> None:
+    """`recsys demo` as it ships, with fewer people in the shop."""
+    small = {"users": 300, "items": 200, "new_items_per_day": 5, "days": 6, "impressions": 80_000}
+    words = [word for name, value in small.items() for word in ("--set", f"data.{name}={value}")]
+    words += [
+        "--set",
+        "evaluate.baselines=[popularity]",
+        "--set",
+        "evaluate.bootstrap=0",
+        "--set",
+        "train.batch_size=256",
+    ]
+    outcome = recsys("demo", "--set", f"workdir={tmp_path / 'demo'}", *words)
+    assert outcome.code == 0, outcome.err
+    assert "two-tower" in outcome.out and "Report: " in outcome.out and "recsys recommend" in outcome.err
+    metrics = json.loads((tmp_path / "demo" / "report" / "metrics.json").read_text())
+    recall = {name: model["slices"]["overall"]["recall@10"]["value"] for name, model in metrics["models"].items()}
+    assert recall["two_tower"] > recall["popularity"]

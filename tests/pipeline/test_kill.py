@@ -20,13 +20,14 @@ from tests.tiny_files import write_shop
 SECONDS = 120
 """How long a run may take to reach a stage on a busy machine."""
 
-WATCHED = {
-    "dataset": ".dataset.writing",
-    "model": "checkpoints/*/checkpoint-*.npz",
-    "bundle": ".bundle.writing",
-    "report": ".stamps/index.json",
-}
-"""What appears in the workdir once work on each result goes on (evaluation: once the stage before has been stamped)."""
+KILLS = (
+    ("dataset", ".dataset.writing", 1.0),
+    ("model", "checkpoints/*/checkpoint-*.npz", 1.0),
+    ("model", "checkpoints/*/checkpoint-*.npz", 1.0),
+    ("bundle", ".bundle.writing", 0.1),
+    ("report", "✓ index", 1.0),
+)
+"""What is made; what tells that work on it goes on (in the workdir, or said); until how many seconds later to kill."""
 
 KINDS = {"dataset": "dataset", "model": "model", "bundle": "bundle", "report": "report"}
 
@@ -44,7 +45,11 @@ def kill(run: subprocess.Popen) -> None:
 
 
 def wait_for(work: Path, pattern: str, run: subprocess.Popen, since: float) -> None:
-    """Until a file or folder that matches is there and is no leftover of an earlier run."""
+    """Until a file or folder that matches is there and is no leftover of an earlier run, or until it was said."""
+    assert run.stderr is not None
+    if pattern.startswith("✓"):
+        assert any(pattern in line.decode() for line in run.stderr), f"{pattern} was not said"
+        return
     deadline = time.monotonic() + SECONDS
     while not any(path.stat().st_mtime >= since for path in _there(work, pattern)):
         if run.poll() is not None:
@@ -68,17 +73,17 @@ def test_killed_runs_end_like_an_undisturbed_one(shop_run: tuple[Path, Outcome],
     work = tmp_path / "shop" / "work"
     moments = random.Random(11)
     cut_short = 0
-    for result in ("dataset", "model", "model", "bundle", "report"):
+    for _, sign, seconds in KILLS:
         since = time.time()
         run = start(shop)
-        wait_for(work, WATCHED[result], run, since)
-        time.sleep(moments.uniform(0, 1))
+        wait_for(work, sign, run, since)
+        time.sleep(moments.uniform(0, seconds))
         kill(run)
         cut_short += not (work / "registry" / registry.CURRENT).exists() and run.returncode == -signal.SIGKILL
         for name in KINDS:
             if (work / name).exists():
                 assert identity(work, name) == identity(undisturbed, name)
-    assert cut_short == 5
+    assert cut_short == len(KILLS)
 
     last = start(shop)
     _, said = last.communicate(timeout=SECONDS)

@@ -112,7 +112,7 @@ def test_numbers_and_lists(wide: QueryEncoder) -> None:
     odd, any_, even = FIRST_VALUE_ID + 1, FIRST_VALUE_ID + 2, FIRST_VALUE_ID
     assert [row[row > 0].tolist() for row in arrays["likes"][1:]] == [
         [odd, any_],
-        [any_, even, UNSEEN_ID],
+        [UNSEEN_ID, even, any_],  # rising, as ingestion stores them
         [MISSING_ID],
         [MISSING_ID],
     ]
