@@ -49,11 +49,13 @@ def test_against_plain_python(tmp_path_factory, lines):
 
 def test_values_stay_as_written(tmp_path):
     """Text that looks like a time is not read as one; lists stay lists; a key that is not there is null."""
-    data = b'{"user": 1, "item": "2024-01-01T00:00:00", "tags": ["a", "b"]}\n{"user": 2, "item": "x"}\n'
+    data = (
+        b'{"user": 1, "item": "2024-01-01T00:00:00", "tags": ["a", "b"]}\n{"user": 2, "item": "2024-01-02T00:00:00"}\n'
+    )
     values, _, _ = _read(tmp_path / "x.jsonl", data, "user item tags")
     assert values == [
         {"user": "1", "item": "2024-01-01T00:00:00", "tags": ["a", "b"]},
-        {"user": "2", "item": "x", "tags": None},
+        {"user": "2", "item": "2024-01-02T00:00:00", "tags": None},
     ]
 
 

@@ -106,6 +106,9 @@ def test_noise_fields_say_nothing_about_clicks_and_the_others_do(shop: Shop):
         "user": ["noise_user_1", "noise_user_2"],
         "context": ["noise_context_1"],
     }
+    for table, name in ((shop.items, "noise_item"), (shop.users, "noise_user")):
+        one, two = (_codes(table[f"{name}_{number}"].to_numpy()) for number in (1, 2))
+        assert (one == two).mean() < 3 / SHOP.noise_values, "two noise fields are one"
     rng = np.random.default_rng(1)
     first_of = np.unique(log["request"], return_index=True)[1]
     request = np.searchsorted(log["request"][first_of], log["request"])
