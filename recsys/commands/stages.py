@@ -107,6 +107,9 @@ def demo(
 def simulate(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Write the simulator's logs of a configuration whose data come from the simulator, and nothing more."""
     pipeline = _pipeline(config, overrides, quiet=as_json)
+    kind = pipeline.config.data.source
+    if kind != "simulator":
+        raise UserError(f"{config}: data.source is '{kind}', but only 'simulator' has logs to write.")
     source = pipeline.source()
     files = sorted(
         {shard.file for table in (source.events, source.items, source.users) if table for shard in table.shards()}

@@ -65,7 +65,7 @@ class LoadedBundle:
                     f"{vocabularies[name].size - FIRST_VALUE_ID} values; the vocabulary is another data set's. Make "
                     "the bundle again with 'recsys index'."
                 )
-        encoder = QueryEncoder(schema, vocabularies, users, {})
+        encoder = QueryEncoder(schema, vocabularies, users)
         return cls(artifact, schema, vocabularies, items, Histories.open(folder / "histories"), encoder)
 
     @property

@@ -35,14 +35,13 @@ class Query:
 class QueryEncoder:
     """Encodes queries as ingestion encoded the data set.
 
-    `users` is the data set's users table (row = id - 3). `item_columns` holds, for each event column that a sequence
-    collects besides the item itself, its value by item id as of the end of the data.
+    `users` is the data set's users table (row = id - 3). A history given with a query fills the sequences of items; a
+    sequence of another column (an item's cluster at the time) is missing for each of them, as no time is given.
     """
 
     schema: Schema
     vocabularies: Mapping[str, Vocabulary]
     users: pa.Table
-    item_columns: Mapping[str, np.ndarray]
 
     def encode(self, queries: Sequence[Query]) -> dict[str, np.ndarray]:
         """Arrays by data set column, batch first (docs/contracts.md, 'SavedModel signature'; numeric float32).
@@ -118,7 +117,7 @@ class QueryEncoder:
         for row, query in enumerate(queries):
             if query.history is not None:
                 items = self.item_ids(query.history[-one.length :])
-                values = items if one.of == ITEM else self.item_columns[str(one.of)][items]
+                values = items if one.of == ITEM else np.full(len(items), MISSING_ID, np.int32)
                 arrays[row] = PADDING_ID
                 arrays[row, : len(values)] = values
         return arrays

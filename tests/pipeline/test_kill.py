@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 
 from recsys import registry
 from recsys.artifacts import open_artifact
-from tests.cli.command import Outcome
+from tests.cli.command import Outcome, recsys, refused
 from tests.tiny_files import write_shop
 
 SECONDS = 120
@@ -66,6 +67,15 @@ def identity(work: Path, name: str) -> str:
     return open_artifact(work / name, KINDS[name], 1, verify=True).artifact_id
 
 
+def truncated_checkpoints_are_named(shop: Path, work: Path) -> None:
+    """Where no checkpoint of a killed training can be read, going on is an error that names the file."""
+    found = sorted(work.glob("checkpoints/*/checkpoint-*.npz"))
+    for path in found:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    refused(recsys("train", shop, "--set", f"workdir={work}", "--quiet"), str(found[-1]), "truncated or altered")
+    assert not (work / "model").exists()
+
+
 def test_killed_runs_end_like_an_undisturbed_one(shop_run: tuple[Path, Outcome], tmp_path: Path) -> None:
     """Kill at random moments of all stages, twice in training; between the kills nothing half-written is visible."""
     undisturbed = shop_run[0].parent / "work"
@@ -73,7 +83,7 @@ def test_killed_runs_end_like_an_undisturbed_one(shop_run: tuple[Path, Outcome],
     work = tmp_path / "shop" / "work"
     moments = random.Random(11)
     cut_short = 0
-    for _, sign, seconds in KILLS:
+    for result, sign, seconds in KILLS:
         since = time.time()
         run = start(shop)
         wait_for(work, sign, run, since)
@@ -83,6 +93,9 @@ def test_killed_runs_end_like_an_undisturbed_one(shop_run: tuple[Path, Outcome],
         for name in KINDS:
             if (work / name).exists():
                 assert identity(work, name) == identity(undisturbed, name)
+        if result == "model" and not (tmp_path / "broken").exists():
+            shutil.copytree(work, tmp_path / "broken")
+            truncated_checkpoints_are_named(shop, tmp_path / "broken")
     assert cut_short == len(KILLS)
 
     last = start(shop)

@@ -122,6 +122,14 @@ def test_numbers_and_lists(wide: QueryEncoder) -> None:
         wide.encode([Query(features={"likes": 3})])
 
 
+def test_sequences_of_other_columns_are_missing_where_a_history_is_given(encoder: QueryEncoder) -> None:
+    clusters = Field(name="clusters", side=Side.USER, kind=Kind.SEQUENCE, of="cluster", length=4)
+    users = encoder.users.append_column("clusters", pa.array([[7, 8]] * len(encoder.users), pa.list_(pa.int32())))
+    wider = dataclasses.replace(encoder, schema=Schema(fields=(*encoder.schema.fields, clusters)), users=users)
+    arrays = wider.encode([Query(user="u0"), Query(user="u0", history=["i1", "i2", "i3"])])
+    assert arrays["clusters"].tolist() == [[7, 8, 0, 0], [MISSING_ID] * 3 + [0]]
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     queries=st.lists(
