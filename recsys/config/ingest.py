@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import NonNegativeInt, PositiveInt, model_validator
 
@@ -19,22 +19,38 @@ class SplitConfig(Section):
 
     `time`: `validation` and `test` are the fractions of the events, the last ones, or the ISO times (UTC) where each
     part begins. `random`: fractions. `leave_last_out`: a user's last positive event is for test, the last but one for
-    validation. `given`: the source says so.
+    validation. `given`: the source says so; where it gives no validation part, `validation` is the fraction of the
+    training events that is taken for it at random.
     """
 
     kind: Literal["time", "random", "leave_last_out", "given"] = "time"
-    validation: float | datetime = 0.1
-    test: float | datetime = 0.1
+    validation: float | datetime = 0.0
+    """0.1 where the kind is time or random."""
+    test: float | datetime = 0.0
+    """0.1 where the kind is time or random."""
     end: datetime | None = None
     """Events from this time on are left out, and counted as rejected."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("kind", "time") in ("time", "random"):
+            return {"validation": 0.1, "test": 0.1, **given}
+        return given
 
     @model_validator(mode="after")
     def _sensible(self) -> "SplitConfig":
         parts = (self.validation, self.test)
-        if self.kind in ("time", "random") and all(isinstance(part, float) for part in parts):
+        if self.kind in ("given", "leave_last_out"):
+            if self.test or (self.validation and self.kind != "given"):
+                raise ValueError(f"kind: {self.kind} takes no fractions, except a validation part of what is given")
+            parts = (self.validation, 0.0)
+        if self.kind != "leave_last_out" and all(isinstance(part, float) for part in parts):
             if not all(0 <= part < 1 for part in parts) or sum(parts) >= 1:  # type: ignore[operator,arg-type]
                 raise ValueError("validation and test are fractions of the events: each at least 0, together below 1")
-        elif self.kind == "random" or (self.kind == "time" and not all(isinstance(p, datetime) for p in parts)):
+            raise ValueError("validation and test are two fractions, or (kind: time) two ISO times")
+            self.kind == "time" and not all(isinstance(p, datetime) for p in parts)
+        ):
             raise ValueError("validation and test are two fractions, or (kind: time) two ISO times")
         moments = [utc(moment) for moment in (*parts, self.end) if isinstance(moment, datetime)]
         if moments != sorted(moments):

@@ -113,6 +113,14 @@ class Changes:
         return result
 
 
+@dataclass(frozen=True)
+class Clusters:
+    """What ingestion finds out: the base clusters `[items] int32` and all changes, by the same ids."""
+
+    base: np.ndarray
+    changes: Changes
+
+
 class CoClickClusters:
     """The clusters of all items as they develop. Feed co-clicks in time order, then ask for any earlier moment.
 

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recsys.encoding.arrays import GroupedTimes
+from recsys.encoding.arrays import GroupedTimes, lexicographic_order
+from recsys.schema import SPLITS
+
+_TRAIN, _TEST = SPLITS.index("train"), SPLITS.index("test")
 
 
 @dataclass(frozen=True)
@@ -45,17 +48,29 @@ def windows_before(users: np.ndarray, times: np.ndarray, positive: np.ndarray, l
     return Windows(start, np.maximum(stop - start, 0).astype(np.int32))
 
 
-def windows_of_others(users: np.ndarray, positive: np.ndarray, train: np.ndarray, length: int) -> Windows:
-    """Where there is no time: the user's last `length` training positives, a training row itself left out.
+def listed_without_time(users: np.ndarray, positive: np.ndarray, split: np.ndarray) -> np.ndarray:
+    """Where there is no time: rows of the training and validation positives, by (user, part, input order).
 
-    `users` `[n]` sorted, `positive` and `train` `[n] bool`. Starts are positions in the list of training positives.
+    `users` `[n]` sorted, `positive` `[n] bool`, `split` `[n]` places in SPLITS.
     """
-    members = positive & train
-    member_users = users[members]
-    first = np.searchsorted(member_users, users, side="left")
-    stop = np.searchsorted(member_users, users, side="right")
-    own = np.where(members, np.cumsum(members) - 1, -1)
-    inside = members & (own >= stop - length - 1)
+    members = np.flatnonzero(positive & (split != _TEST))
+    return members[lexicographic_order(users[members], split[members])]
+
+
+def windows_without_time(users: np.ndarray, listed: np.ndarray, split: np.ndarray, length: int) -> Windows:
+    """Where there is no time: the user's last `length` positives that may be known, the row itself left out.
+
+    A training or validation row sees training positives, a test row those of validation too. Starts are positions in
+    `listed`, the rows that `listed_without_time` gave.
+    """
+    members = users[listed]
+    first, stop = np.searchsorted(members, users, side="left"), np.searchsorted(members, users, side="right")
+    training = members[split[listed] == _TRAIN]
+    trained = np.searchsorted(training, users, side="right") - np.searchsorted(training, users, side="left")
+    stop = np.where(split == _TEST, stop, first + trained)
+    own = np.full(len(users), -1, np.int64)
+    own[listed] = np.arange(len(listed))
+    inside = (split == _TRAIN) & (own >= 0) & (own >= stop - length - 1)
     start = np.maximum(stop - length - inside, first)
     return Windows(start, (stop - start).astype(np.int32), np.where(inside, own, -1))
 

@@ -168,6 +168,7 @@ def point_in_time_of(dataset: DatasetFolder) -> PointInTime:
     schema, settings = dataset.schema, dataset.manifest.get("settings", {})
     special = np.full(FIRST_VALUE_ID, UNKNOWN_TIME, np.int64)
     available = np.concatenate([special, dataset.items["available_from"].to_numpy()])
+    available[available == 0] = UNKNOWN_TIME
     base = None
     if any(field.statistic is Statistic.CLUSTER for field in schema.fields):
         path = dataset.path / CLUSTERS_FILE

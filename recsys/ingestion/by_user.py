@@ -10,15 +10,22 @@ import pyarrow as pa
 
 from recsys.config.ingest import SplitConfig
 from recsys.encoding.arrays import lexicographic_order, run_starts, stable_order
-from recsys.encoding.clusters import Changes, co_clicks
-from recsys.encoding.histories import Windows, trim, windows_at_end, windows_before, windows_of_others
+from recsys.encoding.clusters import Clusters, co_clicks
+from recsys.encoding.histories import (
+    Windows,
+    listed_without_time,
+    trim,
+    windows_at_end,
+    windows_before,
+    windows_without_time,
+)
 from recsys.encoding.point_in_time import as_of
 from recsys.ingestion.cuts import Plan
 from recsys.ingestion.elements import column, pack, take, unpack
 from recsys.ingestion.encode import id_columns
 from recsys.ingestion.progress import Progress
 from recsys.ingestion.reading import input_order
-from recsys.ingestion.split import TRAIN, split_by_time, split_leave_last_out, split_random
+from recsys.ingestion.split import TRAIN, cut_validation, split_by_time, split_leave_last_out, split_random
 from recsys.ingestion.validation import ROW, SPLIT
 from recsys.schema import ITEM, LABEL, SPLITS, TIME, USER, Field, Kind, Schema, Statistic
 
@@ -62,7 +69,8 @@ def split_of(table: pa.Table, stage: UserStage, plan: Plan) -> np.ndarray:
     if split.kind == "time":
         return split_by_time(column(table, TIME), plan)
     if split.kind == "given":
-        return column(table, SPLIT)
+        assert isinstance(split.validation, float)
+        return cut_validation(column(table, SPLIT), column(table, ROW), split.validation, stage.seed)
     if split.kind == "leave_last_out":
         return split_leave_last_out(column(table, USER), column(table, LABEL) > 0)
     assert isinstance(split.validation, float) and isinstance(split.test, float)
@@ -96,7 +104,7 @@ class ByUser(beam.DoFn):
     def __init__(self, stage: UserStage, progress: Progress) -> None:
         self._stage, self._progress = stage, progress
 
-    def process(self, element: tuple[int, Iterable[bytes]], plan: Plan, changes: Changes | None) -> Iterator[object]:
+    def process(self, element: tuple[int, Iterable[bytes]], plan: Plan, clusters: Clusters | None) -> Iterator[object]:
         stage = self._stage
         table = user_order(element[1], stage.schema.has_time)
         user, item, time, row = (column(table, name) for name in (USER, ITEM, TIME, ROW))
@@ -105,19 +113,19 @@ class ByUser(beam.DoFn):
         train = split == TRAIN
         columns = {name: table[name] for name in table.column_names if name != SPLIT}
         if stage.clusters is not None:
-            assert changes is not None
-            columns[stage.clusters.name] = changes.at(item, as_of(time, stage.lag_ms, stage.refresh_ms))
+            assert clusters is not None
+            columns[stage.clusters.name] = clusters.changes.at(item, as_of(time, stage.lag_ms, stage.refresh_ms))
         yield from self._counts(table, train, positive)
         group = np.cumsum(run_starts(user)) - 1
-        listed = positive if stage.schema.has_time else positive & train
+        listed = np.flatnonzero(positive) if stage.schema.has_time else listed_without_time(user, positive, split)
         lists = {field.name: _event_column(columns, field)[listed] for field in stage.sequences}
         windows = {
             field.name: windows_before(group, time, positive, field.length or 1, stage.lag_ms)
             if stage.schema.has_time
-            else windows_of_others(group, positive, train, field.length or 1)
+            else windows_without_time(group, listed, split, field.length or 1)
             for field in stage.sequences
         }
-        yield beam.pvalue.TaggedOutput(ENDS, pack(self._ends(columns, user[positive], positive)))
+        yield beam.pvalue.TaggedOutput(ENDS, pack(self._ends(columns, user[listed], listed)))
         keys = split.astype(np.int64) * (len(plan.edges) + 1)
         keys += np.searchsorted(plan.edges, time if stage.schema.has_time else row, side="right")
         order = stable_order(keys)
@@ -142,13 +150,13 @@ class ByUser(beam.DoFn):
             found, counts = np.unique(ids[ids >= 0], return_counts=True)
             yield beam.pvalue.TaggedOutput(COUNTED, (name, pack(pa.table({"id": found, "count": counts}))))
 
-    def _ends(self, columns: dict, user: np.ndarray, positive: np.ndarray) -> pa.Table:
+    def _ends(self, columns: dict, user: np.ndarray, listed: np.ndarray) -> pa.Table:
         """Each user with positives, and each sequence field after all of them."""
         ends: pa.Table | None = None
         for field in self._stage.sequences:
             users, windows = windows_at_end(user, field.length or 1)
             ends = pa.table({USER: users}) if ends is None else ends
-            ends = with_windows(ends, field.name, windows, _event_column(columns, field)[positive])
+            ends = with_windows(ends, field.name, windows, _event_column(columns, field)[listed])
         return pa.table({USER: np.zeros(0, np.int32)}) if ends is None else ends
 
 

@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from recsys.config.ingest import SplitConfig
 from recsys.dataset_folder import DatasetFolder
-from recsys.encoding.clusters import Changes, base_clusters
-from recsys.encoding.point_in_time import UNKNOWN_TIME, cluster_state
+from recsys.encoding.clusters import NO_CLUSTER, Clusters, base_clusters
+from recsys.encoding.point_in_time import CLUSTERS_FILE, UNKNOWN_TIME, cluster_state
 from recsys.encoding.vocabulary import Vocabulary
 from recsys.ingestion import entities, rejected
 from recsys.ingestion.by_user import parts_of
@@ -90,7 +90,7 @@ def settle_plan(_: None, plan: Plan, counts: list[bytes]) -> Plan:
     return settle(plan, counts)
 
 
-def cluster_changes(_: None, pairs: list[bytes], field: Field | None, seed: int) -> Changes | None:
+def cluster_changes(_: None, pairs: list[bytes], field: Field | None, seed: int) -> Clusters | None:
     """When each item got which cluster: base clusters from training co-clicks, then all co-clicks in time order."""
     if field is None:
         return None
@@ -104,7 +104,16 @@ def cluster_changes(_: None, pairs: list[bytes], field: Field | None, seed: int)
     base = base_clusters(first[train], second[train], items, field.clusters or 1, seed)
     state = cluster_state(field, base)
     state.update(first, second, when)
-    return state.finish()
+    return Clusters(base, state.finish())
+
+
+def write_clusters(_: None, encoders: Encoders, clusters: Clusters | None, context: FinishContext) -> None:
+    """Write the base clusters by final item id, `[items + 3] int32`, from which the state of a data set starts."""
+    if clusters is None:
+        return
+    final = np.full(encoders.vocabularies[ITEM].size, NO_CLUSTER, np.int32)
+    final[encoders.final[ITEM][: len(clusters.base)]] = clusters.base
+    np.save(context.folder / CLUSTERS_FILE, final)
 
 
 def make_encoders(

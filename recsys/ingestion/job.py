@@ -11,6 +11,7 @@ from recsys.artifacts import sha256_file, write_artifact
 from recsys.config.ingest import IngestConfig
 from recsys.dataset_folder import DATASET_FORMAT, DATASET_KIND, DatasetFolder
 from recsys.datasets.source import RawSource
+from recsys.encoding.point_in_time import CLUSTERS_FILE
 from recsys.errors import UserError
 from recsys.ingestion.progress import shown
 from recsys.schema import SPLITS
@@ -47,8 +48,9 @@ def ingest(
 
 
 def _run(source: RawSource, config: IngestConfig, seed: int, folder: Path, progress: Any) -> None:
-    import apache_beam as beam
+    from recsys.ingestion.runner import import_beam
 
+    beam = import_beam()
     from recsys.ingestion.pipeline import Job, build
     from recsys.ingestion.runner import pipeline_options
 
@@ -157,6 +159,8 @@ def _settle(folder: Path, aside: Path) -> None:
             os.replace(file, folder / "events" / f"{part}-{place:05d}.parquet")
     for name in _FOLDERS:
         os.replace(folder / name, aside / name)
-    os.replace(folder / "statistics.json", aside / "statistics.json")
+    for name in ("statistics.json", CLUSTERS_FILE):
+        if (folder / name).exists():
+            os.replace(folder / name, aside / name)
     (folder / "summary.json").unlink()
     folder.rmdir()

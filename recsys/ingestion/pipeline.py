@@ -27,6 +27,7 @@ from recsys.ingestion.finish import (
     make_plan,
     settle_plan,
     shard_count,
+    write_clusters,
     write_items,
     write_rejected,
     write_summary,
@@ -103,8 +104,8 @@ def build(pipeline: beam.Pipeline, job: Job) -> None:
         if stage.clusters is not None
         else _empty(pipeline, "No co-clicks")
     )
-    changes = AsSingleton(one | "Clusters" >> beam.Map(cluster_changes, AsList(pairs), stage.clusters, job.seed))
-    by_user = by_user_rows | "By user" >> beam.ParDo(ByUser(stage, job.progress), plan, changes).with_outputs(
+    clusters = AsSingleton(one | "Clusters" >> beam.Map(cluster_changes, AsList(pairs), stage.clusters, job.seed))
+    by_user = by_user_rows | "By user" >> beam.ParDo(ByUser(stage, job.progress), plan, clusters).with_outputs(
         COUNTED, ENDS, main=ROWS
     )
     encoders = AsSingleton(
@@ -119,6 +120,7 @@ def build(pipeline: beam.Pipeline, job: Job) -> None:
         | "Write events" >> beam.ParDo(WriteEvents(schema, job.folder / "events", job.progress), plan, encoders)
     )
 
+    one | "Write clusters" >> beam.Map(write_clusters, encoders, clusters, context)
     item_tables = one | "Write items" >> beam.Map(write_items, encoders, raw[ITEM], AsList(by_item[FIRSTS]), context)
     user_tables = one | "Write users" >> beam.Map(write_users, encoders, raw[USER], AsList(by_user[ENDS]), context)
     rejected = _rejected(pipeline, job, events, entities, by_item[DUPLICATES], AsList(values), raw, context)

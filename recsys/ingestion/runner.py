@@ -1,6 +1,7 @@
 """Which Beam runner does the work."""
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +10,16 @@ from recsys.ingestion.job_server import embedded_flink
 
 DIRECT = "apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner"
 """The Direct runner by its class; by its plain name Beam would first look for a Prism binary to download."""
+
+
+def import_beam() -> Any:
+    """Beam, without its warning about cloud libraries that nobody asked for."""
+    logging.disable(logging.WARNING)
+    try:
+        import apache_beam
+    finally:
+        logging.disable(logging.NOTSET)
+    return apache_beam
 
 
 @contextlib.contextmanager

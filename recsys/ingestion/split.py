@@ -13,6 +13,12 @@ def split_by_time(times: np.ndarray, plan: Plan) -> np.ndarray:
     return np.searchsorted(np.array([plan.validation, plan.test], np.int64), times, side="right").astype(np.int8)
 
 
+def cut_validation(split: np.ndarray, rows: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """A given `[n] int8` split with `share` of its training events moved to validation, by `split_random`."""
+    chosen = split_random(rows, share, 0.0, seed) == VALIDATION
+    return np.where((split == TRAIN) & chosen, VALIDATION, split).astype(np.int8)
+
+
 def split_random(rows: np.ndarray, validation: float, test: float, seed: int) -> np.ndarray:
     """`[n] int8` by a hash of each event's place in the input (`[n] int64`), so no other event matters.
 

@@ -11,6 +11,8 @@ import numpy as np
 from recsys.datasets.source import RawSource
 from recsys.encoding.clusters import base_clusters
 from recsys.encoding.point_in_time import MIN_VOTES
+from recsys.ingestion.split import VALIDATION, split_random
+from recsys.ingestion.validation import ROW_BITS
 from recsys.schema import Field, Kind, Schema, Side, Statistic
 
 
@@ -24,6 +26,7 @@ class Event:
     value: float
     label: int
     place: int
+    key: int
     context: dict[str, Any]
     given: str | None = None
     split: str = "train"
@@ -38,7 +41,7 @@ def read_rows(reader: Any) -> list[dict[str, Any]]:
         for batch in reader.read(shard):
             for row in batch.table.to_pylist():
                 line += 1
-                rows.append({**row, "_file": shard.file, "_row": line})
+                rows.append({**row, "_key": (shard.index << ROW_BITS) + line})
     return rows
 
 
@@ -95,7 +98,7 @@ def accept_events(source: RawSource, schema: Schema, keep_repeats: bool) -> tupl
         else:
             seen.add((user, item, time))
             label = int(value >= threshold)
-            accepted.append(Event(user, item, time, value, label, place, context, row.get("split")))
+            accepted.append(Event(user, item, time, value, label, place, row["_key"], context, row.get("split")))
     return accepted, reasons
 
 
@@ -229,7 +232,8 @@ def histories(events: list[Event], schema: Schema, lag: int) -> dict[str, dict[s
         if schema.has_time:
             past = [e for e in mine if e.time <= event.time - lag and e.time < event.time]
         else:
-            past = [e for e in mine if e.split == "train" and e is not event]
+            mine = sorted((e for e in mine if e.split != "test"), key=lambda e: (e.split == "validation", e.place))
+            past = [e for e in mine if (event.split == "test" or e.split == "train") and e is not event]
         for spec in schema.fields:
             if spec.kind is Kind.SEQUENCE:
                 event.features[spec.name] = shown(past, spec)
@@ -295,6 +299,9 @@ def tables(source: RawSource, config: Any, seed: int = 1) -> dict[str, Any]:
     else:
         for event in events:
             event.split = event.given or "train"
+        moved = split_random(np.array([e.key for e in events]), config.split.validation, 0.0, seed)
+        for event, part in zip(events, moved, strict=True):
+            event.split = "validation" if event.split == "train" and part == VALIDATION else event.split
     if schema.has_time:
         point_in_time(events, schema, entities["item"], config.lag_ms, config.refresh_ms, seed)
     ends = histories(events, schema, config.lag_ms)

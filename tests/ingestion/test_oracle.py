@@ -19,6 +19,7 @@ CASES = {
     "refreshed": (True, {"split": {"kind": "time", "validation": 0.2, "test": 0.1}, "refresh_ms": 7_000}),
     "leave last out": (True, {"split": {"kind": "leave_last_out"}, "duplicates": "keep"}),
     "given, no time": (False, {"split": {"kind": "given"}}),
+    "validation cut, no time": (False, {"split": {"kind": "given", "validation": 0.3}}),
 }
 
 
@@ -43,7 +44,7 @@ def events(folder: DatasetFolder, split: str) -> list[dict]:
     return folder.events(split).to_pylist() if folder.event_files(split) else []
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("case", CASES)
 def test_every_cell_equals_the_oracle(tmp_path: Path, case: str, seed: int) -> None:
     has_time, settings = CASES[case]
