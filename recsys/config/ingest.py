@@ -48,7 +48,7 @@ class SplitConfig(Section):
         if self.kind != "leave_last_out" and all(isinstance(part, float) for part in parts):
             if not all(0 <= part < 1 for part in parts) or sum(parts) >= 1:  # type: ignore[operator,arg-type]
                 raise ValueError("validation and test are fractions of the events: each at least 0, together below 1")
-            raise ValueError("validation and test are two fractions, or (kind: time) two ISO times")
+        elif self.kind in ("random", "given") or (
             self.kind == "time" and not all(isinstance(p, datetime) for p in parts)
         ):
             raise ValueError("validation and test are two fractions, or (kind: time) two ISO times")
