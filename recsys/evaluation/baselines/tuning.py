@@ -114,7 +114,7 @@ KINDS: Mapping[str, Kind] = {
             factors=(64,),
             learning_rate=(0.05,),
             regularisation=(0.002, 0.01),
-            iterations=(50, 100),
+            iterations=(100,),
             own_factors=(True, False),
         ),
         asked=("own_factors",),
