@@ -80,7 +80,7 @@ class QueryEncoder:
         return {one.name: dense_column(self.users[one.name], one) for one in static}
 
     def _overridden(self, one: Field, arrays: np.ndarray, given: Sequence[Mapping[str, Any]], where: str) -> np.ndarray:
-        """`arrays` with the rows replaced whose query gives a raw value for the field (null: missing)."""
+        """`arrays` (changed in place) with the rows replaced whose query gives a raw value (null: missing)."""
         rows = [row for row, values in enumerate(given) if one.name in values]
         if not rows:
             return arrays
@@ -89,9 +89,8 @@ class QueryEncoder:
         if one.kind is Kind.MULTI_VALUED:
             width = max(encoded.shape[1], arrays.shape[1])
             arrays, encoded = _widen(arrays, width), _widen(encoded, width)
-        replaced = arrays.copy()
-        replaced[rows] = encoded
-        return replaced
+        arrays[rows] = encoded
+        return arrays
 
     def _encoded(self, one: Field, raw: Sequence[Any], where: str) -> np.ndarray:
         """Raw values as the data set stores them; numbers that are none are named, as ingestion rejects them."""

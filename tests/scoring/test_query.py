@@ -47,6 +47,8 @@ def test_long_histories_keep_their_last_items_oldest_first_and_pad_at_the_end(en
     np.testing.assert_array_equal(arrays["history"][1], [*ids[:3], 0, 0, 0, 0, 0])
     np.testing.assert_array_equal(arrays["history"][2], np.zeros(8))
     assert arrays["history"][3, 0] == UNSEEN_ID
+    shorter = encoder.encode([Query(user="u0", history=items[:1])])["history"][0]
+    np.testing.assert_array_equal(shorter, [ids[0], 0, 0, 0, 0, 0, 0, 0])  # nothing of the stored one is left
 
 
 def test_given_features_replace_the_stored_ones(encoder: QueryEncoder) -> None:
