@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,14 @@ class Setting:
     lessons: Lessons
     fit_parts: tuple[int, ...]
     progress: Progress
+
+    @cached_property
+    def tuning_queries(self) -> Queries | None:
+        """What baselines are tuned on; None where the data set has no validation part."""
+        if not self.dataset.event_files("validation"):
+            return None
+        queries = make_queries(self.dataset, self.config, "validation", lag_ms=self.lessons.lag_ms)
+        return queries.thinned(self.config.tuning_queries)
 
 
 def evaluate(
@@ -103,6 +112,11 @@ def _check(bundle: Artifact, dataset: DatasetFolder, config: EvaluateConfig) -> 
         raise UserError(
             "evaluate.fit_on: 'training_and_validation' would learn the answers of evaluate.split 'validation'."
         )
+    if config.split == "validation" and _learned_validation(bundle.path / "model"):
+        raise UserError(
+            "evaluate.split: 'validation', but the model was refitted on the validation part "
+            "(train.refit_on_validation); evaluate on 'test', or train without the refit."
+        )
 
 
 def _catalogue(dataset: DatasetFolder, config: EvaluateConfig, lag: int) -> Catalogue:
@@ -118,9 +132,14 @@ def _fit_parts(model: Path, config: EvaluateConfig) -> tuple[int, ...]:
         return (TRAIN,)
     both = config.fit_on == "training_and_validation"
     if config.fit_on == "auto":
-        manifest = json.loads((model / "manifest.json").read_text(encoding="utf-8"))
-        both = bool(manifest.get("train", {}).get("refit_on_validation", False))
+        both = _learned_validation(model)
     return (TRAIN, VALIDATION) if both else (TRAIN,)
+
+
+def _learned_validation(model: Path) -> bool:
+    """Whether the model was refitted on the validation part."""
+    manifest = json.loads((model / "manifest.json").read_text(encoding="utf-8"))
+    return bool(manifest.get("train", {}).get("refit_on_validation", False))
 
 
 def _yardstick(setting: Setting, seed: int) -> Yardstick:
@@ -147,19 +166,12 @@ def _baseline(setting: Setting, name: str) -> tuple[Recommender, dict]:
     """A baseline tuned on validation and fitted, and the record of its tuning."""
     config, grid = setting.config, KINDS[name].grid
     settings, tried = grid[0], list[dict]()
-    if len(grid) > 1 and setting.dataset.event_files("validation"):
+    queries = setting.tuning_queries if len(grid) > 1 else None
+    if queries is not None:
         task = setting.progress.add_task(f"tuning {name}", total=len(grid))
-        lag = setting.lessons.lag_ms
-        queries = make_queries(setting.dataset, config, "validation", lag_ms=lag)
         training = on_parts(setting.lessons, (TRAIN,))
-        settings, tried = tune(
-            name,
-            training,
-            queries.thinned(config.tuning_queries),
-            setting.catalogue,
-            config.main_k,
-            lambda: setting.progress.advance(task),
-        )
+        ticked = lambda: setting.progress.advance(task)  # noqa: E731
+        settings, tried = tune(name, training, queries, setting.catalogue, config.main_k, ticked)
     return fit(name, setting.lessons, settings), {"settings": dict(settings), "tried": tried}
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from recsys.config.evaluate import EvaluateConfig
 from recsys.dataset_folder import DatasetFolder
 from recsys.errors import UserError
+from recsys.evaluation import job
 from recsys.evaluation.job import evaluate
 from recsys.evaluation.table import metrics_table
 from tests.tiny_dataset import write_tiny_dataset
@@ -115,6 +116,21 @@ def test_impossible_settings_are_named(
     config = CONFIG.model_copy(update=change)
     with pytest.raises(UserError, match=named):
         evaluate(DatasetFolder.open(tiny_dataset), tiny_bundle, config, tmp_path / "r", seed=1, quiet=True)
+
+
+def test_baselines_learn_from_what_the_model_learned_from(
+    tiny_dataset: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model refitted on validation meets baselines fitted on validation too, and is not measured on it."""
+    dataset, config = DatasetFolder.open(tiny_dataset), CONFIG.model_copy(update={"baselines": ("popularity",)})
+    plain = evaluate(dataset, tiny_bundle, config, tmp_path / "plain", seed=1, quiet=True)
+    assert plain["protocol"]["fit_on"] == ["train"]
+    monkeypatch.setattr(job, "_learned_validation", lambda model: True)
+    both = evaluate(dataset, tiny_bundle, config, tmp_path / "both", seed=1, quiet=True)
+    assert both["protocol"]["fit_on"] == ["train", "validation"]
+    assert both["models"]["popularity"]["curve"] != plain["models"]["popularity"]["curve"]
+    with pytest.raises(UserError, match="refitted on the validation part"):
+        evaluate(dataset, tiny_bundle, config.model_copy(update={"split": "validation"}), tmp_path, seed=1, quiet=True)
 
 
 def test_tuning_never_sees_the_test_part(tiny_dataset: Path, tiny_bundle: Path, tmp_path: Path) -> None:
