@@ -41,6 +41,9 @@ class LossConfig(Section):
     """Factor on logQ: 1 is the unbiased correction, less leaves popular items somewhat penalised."""
     mask_accidental_hits: bool = True
     """Whether other rows with the row's own item are left out of its negatives."""
+    mask_history: bool = False
+    """Whether items of the row's own histories are left out of its negatives too: right where what a user had is never
+    recommended, as the softmax otherwise pushes items away from the very histories that hold them."""
     uniform_negatives: int = Field(default=0, ge=0)
     """Items drawn uniformly from the catalogue each step as extra negatives for every row (mixed negative sampling)."""
     block_rows: Size = 256
@@ -51,6 +54,8 @@ class LossConfig(Section):
     def _complete(self) -> "LossConfig":
         if (self.frequencies == "recent") != (self.recent is not None):
             raise ValueError("'frequencies: recent' and 'recent: {field: ..., floor: ...}' go together")
+        if self.mask_history and not self.mask_accidental_hits:
+            raise ValueError("'mask_history: true' needs 'mask_accidental_hits: true'")
         return self
 
 

@@ -28,6 +28,19 @@ def occurrences(ids: tf.Tensor, batch: tf.Tensor) -> tf.Tensor:
     return tf.cast(count, tf.float32)
 
 
+def recent_occurrences(batch: tf.Tensor, recent: tf.Tensor) -> tf.Tensor:
+    """What each row of a batch stands for, `[rows] float32`, given how popular its item was just before, `recent`.
+
+    An item that is in the batch n times gets n x P(it is in a batch at all): then the sum over its n rows of
+    exp(s - log of this) has the expectation exp(s), and the chance in n cancels. Occurrences are taken as Poisson
+    with a mean proportional to `recent` `[rows] float32 > 0`, scaled such that those of the batch's items add up to its
+    rows.
+    """
+    count = occurrences(batch, batch)
+    scale = tf.cast(tf.size(batch), tf.float32) / tf.reduce_sum(recent / count)
+    return -count * tf.math.expm1(-scale * recent)
+
+
 class StreamingFrequencies(tf.Module):
     """The streaming estimator of Yi et al. 2019 (algorithm 2 and section 4.1) with several hashes.
 

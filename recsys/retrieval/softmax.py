@@ -12,6 +12,7 @@ so memory grows with (rows + candidates) x dim.
 from collections.abc import Callable
 
 from recsys._tensorflow import tf
+from recsys.schema import PADDING_ID
 
 SAFE_EXPONENT = 80.0
 """exp of up to this, summed and inverted, stays well within the normal range of float32 (about exp(+-87))."""
@@ -24,6 +25,7 @@ def sampled_softmax_loss(
     inverse_temperature: tf.Tensor,
     *,
     candidate_ids: tf.Tensor | None = None,
+    seen_ids: tf.Tensor | None = None,
     weights: tf.Tensor | None = None,
     block_rows: int = 256,
 ) -> tf.Tensor:
@@ -33,7 +35,8 @@ def sampled_softmax_loss(
     extra negatives. `log_q` `[rows + extra] float32` is subtracted from every logit of its column, the positive's
     included; a common constant in it cancels. `inverse_temperature` is a scalar. With `candidate_ids`
     (`[rows + extra]` integers), a candidate with the id of the row's positive is no negative of that row (accidental
-    hit). `weights` `[rows] float32` are the rows' rewards (1 where left out).
+    hit); nor, then, is one that stands in the row of `seen_ids` (`[rows, width]` integers padded with 0). `weights`
+    `[rows] float32` are the rows' rewards (1 where left out).
 
     Where norms bound the logits so that no exponential can leave the range of float32, which the L2-normalised outputs
     of the towers grant at usual temperatures, there is no running maximum; else each row's maximum is taken off.
@@ -42,7 +45,7 @@ def sampled_softmax_loss(
     rows = tf.shape(queries)[0]
     weights = tf.ones([rows], queries.dtype) if weights is None else tf.convert_to_tensor(weights, queries.dtype)
     log_q = tf.stop_gradient(tf.convert_to_tensor(log_q, queries.dtype))
-    hits = None if candidate_ids is None else _hit_finder(candidate_ids)
+    hits = None if candidate_ids is None else _hit_finder(candidate_ids, seen_ids)
 
     @tf.custom_gradient
     def loss(queries: tf.Tensor, candidates: tf.Tensor, inverse_temperature: tf.Tensor):
@@ -132,22 +135,30 @@ def _blocks(
     return joined[:, dim], joined[:, :dim], pulled
 
 
-def _hit_finder(candidate_ids: tf.Tensor) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """A function of a block's bounds that lists its accidental hits as (row in the block, candidate) `[hits, 2]`.
+def _hit_finder(
+    candidate_ids: tf.Tensor, seen_ids: tf.Tensor | None = None
+) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """A function of a block's bounds that lists what is masked in it as (row in the block, candidate) `[hits, 2]`.
 
-    Sorting the ids once makes each id a run, so a block's hits are found in time of their number, not of its logits.
+    Masked are accidental hits and, where given, what a row has seen; never the row's own positive. Sorting the ids once
+    makes each id a run, so a block's hits are found in time of their number, not of its logits.
     """
     order = tf.argsort(candidate_ids, stable=True)
     runs = tf.gather(candidate_ids, order)
 
     def hits(start: tf.Tensor, stop: tf.Tensor) -> tf.Tensor:
-        ids = candidate_ids[start:stop]
+        ids, owner = candidate_ids[start:stop], tf.range(stop - start)
+        if seen_ids is not None:
+            seen = seen_ids[start:stop]
+            where = tf.where(tf.not_equal(seen, PADDING_ID))
+            ids = tf.concat([ids, tf.cast(tf.gather_nd(seen, where), ids.dtype)], axis=0)
+            owner = tf.concat([owner, tf.cast(where[:, 0], tf.int32)], axis=0)
         first = tf.searchsorted(runs, ids, side="left")
         length = tf.searchsorted(runs, ids, side="right") - first
-        row = tf.repeat(tf.range(stop - start), length)
-        before = tf.cumsum(length, exclusive=True)
-        within = tf.range(tf.size(row)) - tf.gather(before, row)
-        column = tf.gather(order, tf.gather(first, row) + within)
+        place = tf.repeat(tf.range(tf.size(ids)), length)
+        within = tf.range(tf.size(place)) - tf.gather(tf.cumsum(length, exclusive=True), place)
+        row = tf.gather(owner, place)
+        column = tf.gather(order, tf.gather(first, place) + within)
         other = tf.not_equal(column, row + start)
         return tf.boolean_mask(tf.stack([row, column], axis=1), other)
 

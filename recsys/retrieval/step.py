@@ -7,10 +7,17 @@ import numpy as np
 
 from recsys._tensorflow import keras, tf
 from recsys.config.train import LossConfig
-from recsys.retrieval.frequencies import SMALLEST, StreamingFrequencies, expected_counts, occurrences
+from recsys.errors import UserError
+from recsys.retrieval.frequencies import (
+    SMALLEST,
+    StreamingFrequencies,
+    expected_counts,
+    occurrences,
+    recent_occurrences,
+)
 from recsys.retrieval.input import Batch, join
 from recsys.retrieval.softmax import sampled_softmax_loss
-from recsys.retrieval.spec import TwoTowerSpec
+from recsys.retrieval.spec import HISTORY_TABLE, TwoTowerSpec
 from recsys.retrieval.towers import TwoTower
 from recsys.schema import FIRST_VALUE_ID, ITEM, Schema, Statistic
 
@@ -58,7 +65,7 @@ class LogQ(tf.Module):
         `columns` are the candidates' inputs of the item tower, which `frequencies: recent` reads.
         """
         if self.recent is not None and columns is not None:
-            expected = columns[self.recent.field] + self.recent.floor
+            expected = recent_occurrences(candidates, columns[self.recent.field] + self.recent.floor)
         elif self.streaming is not None:
             expected = self.streaming.probabilities(candidates)
         elif self.exact is not None:
@@ -85,6 +92,7 @@ class Trainer(tf.Module):
         super().__init__(name="trainer")
         self.model, self.optimiser, self.config = model, optimiser, config
         self.log_q, self.catalogue, self.seed = log_q, catalogue, seed
+        self.histories = item_histories(model.spec) if config.mask_history else ()
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
 
     def loss(self, batch: Batch, seed: tf.Tensor) -> tf.Tensor:
@@ -101,6 +109,7 @@ class Trainer(tf.Module):
             self.log_q(items[ITEM], batch["item"][ITEM], items),
             self.model.inverse_temperature,
             candidate_ids=items[ITEM] if self.config.mask_accidental_hits else None,
+            seen_ids=tf.concat([batch["query"][name] for name in self.histories], axis=1) if self.histories else None,
             block_rows=self.config.block_rows,
         )
 
@@ -141,6 +150,14 @@ def recent_problem(spec: TwoTowerSpec, schema: Schema, config: LossConfig) -> st
         f"train.loss.recent.field: '{config.recent.field}' is not a point-in-time field with statistic clicks that the "
         f"item tower reads; it could be one of {usable}."
     )
+
+
+def item_histories(spec: TwoTowerSpec) -> tuple[str, ...]:
+    """The histories of items that the query tower reads; raises UserError where there are none to mask."""
+    names = tuple(inputs.name for inputs in spec.query.inputs if inputs.table in (ITEM, HISTORY_TABLE))
+    if not names:
+        raise UserError("train.loss.mask_history: the query tower reads no history of items; declare one or set false.")
+    return names
 
 
 def uniform_negatives_problem(spec: TwoTowerSpec, static: Mapping[str, np.ndarray]) -> str | None:

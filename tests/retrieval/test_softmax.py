@@ -206,3 +206,32 @@ def test_logits_never_exist_as_a_whole():
         t.shape.num_elements() or 0 for g in graphs for op in g.get_operations() for t in op.outputs if t.shape.rank
     ]
     assert max(sizes) < 2048 * 128
+
+
+@pytest.mark.parametrize("temperature", [0.002, 0.1])
+def test_what_a_row_has_seen_is_no_negative_of_it(temperature):
+    """Loss as by plain logits with the seen candidates masked, in blocks, on both sides of the safe bound."""
+    rng = np.random.default_rng(5)
+    rows, extra = 37, 9
+    queries, candidates = rng.normal(size=(rows, 8)), rng.normal(size=(rows + extra, 8))
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    candidates /= np.linalg.norm(candidates, axis=1, keepdims=True)
+    ids = rng.integers(3, 30, rows + extra)
+    seen = rng.integers(3, 30, (rows, 5)) * (rng.random((rows, 5)) < 0.6)
+    seen[:7, 0] = ids[:7]  # a row's own item is its positive all the same
+    logits = queries @ candidates.T / temperature
+    for row, column in np.ndindex(*logits.shape):
+        if column != row and (ids[column] == ids[row] or ids[column] in seen[row][seen[row] > 0]):
+            logits[row, column] = -np.inf
+    top = logits.max(axis=1)
+    right = np.mean(np.log(np.exp(logits - top[:, None]).sum(axis=1)) + top - logits[np.arange(rows), np.arange(rows)])
+    loss = sampled_softmax_loss(
+        tf.constant(queries, tf.float32),
+        tf.constant(candidates, tf.float32),
+        tf.zeros([rows + extra]),
+        tf.constant(1 / temperature, tf.float32),
+        candidate_ids=tf.constant(ids),
+        seen_ids=tf.constant(seen),
+        block_rows=8,
+    )
+    assert float(loss) == pytest.approx(right, rel=1e-5)
