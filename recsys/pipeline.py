@@ -1,44 +1,30 @@
 """The stages in order, each skipped where its result is there already, made from the same inputs and settings.
 
-After a stage its fingerprint (settings, identities of its inputs, version) and the identity of what it made are stamped
-into `<workdir>/.stamps/<stage>.json`. Results appear whole or not at all and every stage is deterministic, so a run
-that was killed at any instant and is started again ends with what an undisturbed one makes.
+Results appear whole or not at all, every stage is deterministic, and what it made is stamped (recsys/workdir.py), so a
+run that was killed at any instant and is started again ends with what an undisturbed one makes.
 """
 
-import contextlib
-import fcntl
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recsys import __version__, registry
-from recsys.artifacts import fingerprint, open_artifact, write_atomic
+from recsys import registry
+from recsys.artifacts import open_artifact
 from recsys.config import Config
 from recsys.errors import UserError
 from recsys.evaluation import REPORT_FORMAT, REPORT_KIND
 from recsys.retrieval import MODEL_FORMAT, MODEL_KIND
+from recsys.workdir import Identity, Made, Make, locked, make_once, read_stamp
 
 if TYPE_CHECKING:
     from recsys.dataset_folder import DatasetFolder
     from recsys.datasets.source import RawSource
 
 STAGES = ("ingest", "train", "index", "evaluate", "publish")
-LOCK_SECONDS = 10.0
-"""How long a command waits for another one in the same workdir (a killed one's last child, say) before it gives up."""
-
-
-@dataclass(frozen=True)
-class Made:
-    """What a stage made: where it is, which content it has, and how long it took (None: it was there already)."""
-
-    stage: str
-    path: Path
-    identity: str
-    seconds: float | None
 
 
 @dataclass(frozen=True)
@@ -89,14 +75,14 @@ class Pipeline:
 
     def source(self) -> "RawSource":
         """Open the raw data; the simulator writes its logs under the workdir first."""
-        with self._locked():
+        with locked(self.workdir):
             return self._source()
 
     def ingest(self) -> Made:
         """Raw data to data set."""
         from recsys.ingestion.job import ingest
 
-        with self._locked():
+        with locked(self.workdir):
             source = self._source()
             inputs = {
                 "data": self._settings("data"),
@@ -105,7 +91,7 @@ class Pipeline:
                 "files": _files(source),
                 "parent": _dataset_id(self.config.ingest.extend) if self.config.ingest.extend else None,
             }
-            return self._stage(
+            return self._make(
                 "ingest",
                 inputs,
                 self.dataset_path,
@@ -117,7 +103,7 @@ class Pipeline:
 
     def train(self) -> Made:
         """Data set to model; resumes from the checkpoints of a run that was killed."""
-        with self._locked():
+        with locked(self.workdir):
             dataset = self._dataset()
             inputs = {
                 "dataset": dataset.artifact.artifact_id,
@@ -141,13 +127,13 @@ class Pipeline:
                     quiet=self.quiet,
                 )
 
-            made = self._stage("train", inputs, self.model_path, _model_id, make)
+            made = self._make("train", inputs, self.model_path, _model_id, make)
             shutil.rmtree(checkpoints, ignore_errors=True)
             return made
 
     def index(self) -> Made:
         """Data set and model to bundle."""
-        with self._locked():
+        with locked(self.workdir):
             dataset = self._dataset()
             _needed(self.model_path, "model", "train")
             model = open_artifact(self.model_path, MODEL_KIND, MODEL_FORMAT)
@@ -169,11 +155,11 @@ class Pipeline:
 
                 build_bundle(dataset, self.model_path, self.config.index, self.bundle_path, quiet=self.quiet)
 
-            return self._stage("index", inputs, self.bundle_path, _bundle_id, make)
+            return self._make("index", inputs, self.bundle_path, _bundle_id, make)
 
     def evaluate(self) -> Made:
         """Data set and bundle to report."""
-        with self._locked():
+        with locked(self.workdir):
             dataset = self._dataset()
             _needed(self.bundle_path, "bundle", "index")
             inputs = {
@@ -195,13 +181,13 @@ class Pipeline:
                     quiet=self.quiet,
                 )
 
-            return self._stage("evaluate", inputs, self.report_path, _report_id, make)
+            return self._make("evaluate", inputs, self.report_path, _report_id, make)
 
     def publish(self) -> Made:
         """Bundle to registry, and current there; its measured figures go along where it was evaluated."""
         started = time.perf_counter()
-        with self._locked():
-            stamp = self._stamp("evaluate")
+        with locked(self.workdir):
+            stamp = read_stamp(self.workdir, "evaluate")
             evaluated = stamp is not None and stamp.get("bundle") == _bundle_id(self.bundle_path)
             figures = headline(self.metrics()) if evaluated else {}
             before = registry.current(self.registry_path) if (self.registry_path / registry.CURRENT).exists() else None
@@ -231,56 +217,11 @@ class Pipeline:
         _needed(self.dataset_path, "data set", "ingest")
         return DatasetFolder.open(self.dataset_path)
 
+    def _make(self, stage: str, inputs: Mapping[str, Any], path: Path, identity: Identity, make: Make) -> Made:
+        return make_once(self.workdir, stage, inputs, path, identity, make, force=self.force)
+
     def _settings(self, section: str) -> Any:
         return getattr(self.config, section).model_dump(mode="json")
-
-    def _stamp(self, stage: str) -> dict[str, Any] | None:
-        try:
-            return json.loads((self.workdir / ".stamps" / f"{stage}.json").read_text(encoding="utf-8"))
-        except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
-            return None
-
-    def _stage(
-        self,
-        stage: str,
-        inputs: Mapping[str, Any],
-        path: Path,
-        identity: Callable[[Path], str],
-        make: Callable[[str], object],
-    ) -> Made:
-        """Make `path`, or find it made from the same inputs. `make` gets the fingerprint."""
-        key = fingerprint({"stage": stage, "version": __version__, **inputs})
-        stamp = self._stamp(stage)
-        if stamp is not None and stamp["fingerprint"] == key and not self.force:
-            with contextlib.suppress(UserError):
-                if identity(path) == stamp["made"]:
-                    return Made(stage, path, stamp["made"], None)
-        started = time.perf_counter()
-        make(key)
-        made = Made(stage, path, identity(path), time.perf_counter() - started)
-        links = {name: value for name, value in inputs.items() if name in ("dataset", "model", "bundle")}
-        stamp = {**{k: v for k, v in links.items() if isinstance(v, str)}, "fingerprint": key, "made": made.identity}
-        write_atomic(self.workdir / ".stamps" / f"{stage}.json", json.dumps(stamp, indent=1).encode("utf-8"))
-        return made
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Hold the workdir alone: two commands that make the same thing at once would take it from each other."""
-        self.workdir.mkdir(parents=True, exist_ok=True)
-        deadline = time.monotonic() + LOCK_SECONDS
-        with open(self.workdir / ".lock", "w", encoding="utf-8") as lock:
-            while True:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise UserError(
-                            f"{self.workdir}: another recsys command works in this folder; wait for it to end, or "
-                            "choose another one with --set workdir=FOLDER."
-                        ) from None
-                    time.sleep(0.1)
-            yield
 
 
 def headline(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 if TYPE_CHECKING:
     from recsys.config import Config
-    from recsys.pipeline import Made
+    from recsys.workdir import Made
 
 # Tables that go to a file or a pipe are not squeezed to the 80 columns that Rich takes there.
 console = Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)

@@ -14,8 +14,9 @@ import pytest
 from recsys.artifacts import open_artifact, write_artifact
 from recsys.config import Config, parse_config
 from recsys.errors import UserError
-from recsys.pipeline import STAGES, Made, Pipeline
+from recsys.pipeline import STAGES, Pipeline
 from recsys.schema import Schema
+from recsys.workdir import Made
 
 
 class Stages:
@@ -204,7 +205,7 @@ def test_published_figures_are_those_of_the_bundle(stages: Stages, configure: Ca
 def test_two_commands_do_not_work_in_one_folder(
     stages: Stages, configure: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("recsys.pipeline.LOCK_SECONDS", 0.2)
+    monkeypatch.setattr("recsys.workdir.LOCK_SECONDS", 0.2)
     work = tmp_path / "work"
     work.mkdir()
     code = (
