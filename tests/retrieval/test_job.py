@@ -1,0 +1,179 @@
+"""The whole job on the tiny data set of a known optimum: learns it, resumes to the same bytes, refuses nonsense."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from recsys._tensorflow import tf
+from recsys.artifacts import Artifact, open_artifact
+from recsys.config.model import ModelConfig
+from recsys.config.train import TrainConfig
+from recsys.dataset_folder import DatasetFolder
+from recsys.errors import UserError
+from recsys.retrieval import MODEL_FORMAT, MODEL_KIND
+from recsys.retrieval.checkpoints import CheckpointFolder
+from recsys.retrieval.job import train
+from recsys.schema import FIRST_VALUE_ID, Side
+from recsys.scoring.towers import load_tower
+
+SETTINGS = {
+    "batch_size": 64,
+    "epochs": 8,
+    "patience": 8,
+    "optimiser": {"learning_rate": 0.02},
+    "validation": {"k": 5},
+    "checkpoint": {"every_steps": 2},
+}
+
+
+def run(dataset: Path, folder: Path, *, model: dict | None = None, **changes) -> Artifact:
+    return train(
+        DatasetFolder.open(dataset),
+        ModelConfig.model_validate(model or {}),
+        TrainConfig.model_validate(SETTINGS | changes),
+        1,
+        folder / "model",
+        checkpoints=folder / "checkpoints",
+        logs=folder / "logs",
+        quiet=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    run(tiny_dataset, folder)
+    return folder
+
+
+def test_users_get_items_of_their_own_block(tiny_dataset: Path, trained: Path):
+    """Ids and history only matter by block: the best items of a user are of its block, for new users too."""
+    dataset = DatasetFolder.open(tiny_dataset)
+    tower = load_tower(trained / "model" / "query_tower")
+    vectors = np.load(trained / "model" / "vectors.npy")
+    users = dataset.users
+    arrays = {
+        "user": users["user"].to_numpy(),
+        "club": users["club"].to_numpy(),
+        "device": np.full(len(users), FIRST_VALUE_ID, np.int32),
+        "history": np.array([(row + [0] * 8)[:8] for row in users["history"].to_pylist()], np.int32),
+    }
+    best = np.argsort(-(tower(arrays) @ vectors.T), axis=1)[:, :5]
+    colour = dataset.features(Side.ITEM)["colour"][FIRST_VALUE_ID:]
+    right = colour[best] == arrays["club"][:, None]
+    assert right.mean() > 0.95
+    arrays["user"] = np.full(len(users), 2, np.int32)  # unseen
+    best = np.argsort(-(tower(arrays) @ vectors.T), axis=1)[:, :5]
+    assert (colour[best] == arrays["club"][:, None]).mean() > 0.95
+
+
+def test_the_folder_keeps_the_contract(tiny_dataset: Path, trained: Path):
+    """Manifest, named inputs, normalised vectors that the exported item tower gives too, the record of training."""
+    artifact = open_artifact(trained / "model", MODEL_KIND, MODEL_FORMAT, verify=True)
+    dataset = DatasetFolder.open(tiny_dataset)
+    assert artifact.manifest["dataset"] == dataset.artifact.artifact_id
+    query, item = (load_tower(trained / "model" / f"{name}_tower") for name in ("query", "item"))
+    assert set(query.inputs) == {"user", "club", "device", "history"}
+    assert set(item.inputs) == {"item", "colour", "tags", "price"}
+    assert query.widths["history"] == 8 and item.widths["tags"] == 0
+    vectors = np.load(trained / "model" / "vectors.npy")
+    features = {name: column[FIRST_VALUE_ID:] for name, column in dataset.features(Side.ITEM).items()}
+    again = item({"item": dataset.items["item"].to_numpy(), **features})
+    np.testing.assert_allclose(again, vectors, atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    representation = json.loads((trained / "model" / "representation.json").read_text())
+    assert representation["dimension"] == vectors.shape[1] and representation["normalised"] is True
+    record = json.loads((trained / "model" / "training.json").read_text())
+    recalls = [epoch["recall@5"] for epoch in record["epochs"]]
+    assert record["best_epoch"] == 1 + int(np.argmax(recalls))
+    assert list((trained / "logs").rglob("events.out.tfevents.*"))
+
+
+def test_serving_ignores_dropout_and_padding(trained: Path):
+    """The same query twice is the same vector, and so with more padding inside the fixed width."""
+    tower = load_tower(trained / "model" / "query_tower")
+    arrays = {
+        "user": np.array([3, 3], np.int32),
+        "club": np.array([3, 3], np.int32),
+        "device": np.array([3, 3], np.int32),
+        "history": np.array([[4, 5, 0, 0, 0, 0, 0, 0]] * 2, np.int32),
+    }
+    first = tower(arrays)
+    np.testing.assert_array_equal(first, tower(arrays))
+    np.testing.assert_array_equal(first[0], first[1])
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from tests.retrieval.test_job import RESUMED, run
+run(Path(sys.argv[1]), Path(sys.argv[2]), **RESUMED)
+"""
+
+RESUMED = {
+    "model": {"user_id": {"dropout": 0.2}, "history": {"dropout": 0.2}, "temperature": {"learned": True}},
+    "loss": {"frequencies": "streaming", "uniform_negatives": 8},
+    "epochs": 3,
+    "refit_on_validation": True,
+}
+
+
+IN_REFIT = 7
+"""The first checkpoint of the second phase: the first one saves twice in each of its three epochs."""
+
+
+class Stopped(BaseException):
+    """Stands for a kill right after a checkpoint: nothing of the job may catch it."""
+
+
+def test_stopped_at_any_moment_it_ends_with_the_same_bytes(tiny_dataset: Path, tmp_path: Path, monkeypatch):
+    """By SIGKILL in the first phase and in the middle of the second: the artefact equals that of an undisturbed run."""
+    expected = run(tiny_dataset, tmp_path / "undisturbed", **RESUMED)
+    disturbed = tmp_path / "disturbed"
+    save = CheckpointFolder.save
+
+    def stopping(folder: CheckpointFolder, number: int, *rest) -> None:
+        save(folder, number, *rest)
+        if number == IN_REFIT:
+            raise Stopped
+
+    child = subprocess.Popen([sys.executable, "-c", CHILD, str(tiny_dataset), str(disturbed)])
+    deadline = time.monotonic() + 120
+    while child.poll() is None and time.monotonic() < deadline:
+        if (disturbed / "checkpoints" / "checkpoint-000000000003.npz").exists():
+            break
+        time.sleep(0.01)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    monkeypatch.setattr(CheckpointFolder, "save", stopping)
+    with pytest.raises(Stopped):
+        run(tiny_dataset, disturbed, **RESUMED)
+    monkeypatch.undo()
+    assert run(tiny_dataset, disturbed, **RESUMED).artifact_id == expected.artifact_id
+
+
+def test_settings_that_do_not_fit_are_user_errors(tiny_dataset: Path, tmp_path: Path):
+    """Named by their path in the configuration."""
+    with pytest.raises(UserError, match=r"model\.item\.features.*weight"):
+        run(tiny_dataset, tmp_path, model={"item": {"features": ["weight"]}})
+    with pytest.raises(UserError, match=r"model\.query: the tower reads nothing"):
+        run(tiny_dataset, tmp_path, model={"query": {"features": []}, "user_id": {"use": False}})
+    with pytest.raises(UserError, match=r"learning_rate"):
+        run(tiny_dataset, tmp_path, optimiser={"learning_rate": 1e30, "kind": "adagrad"})
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_it_learns_too(tiny_dataset: Path, tmp_path: Path):
+    """The same job, unchanged."""
+    if not tf.config.list_physical_devices("GPU"):
+        pytest.skip("no GPU on this machine")
+    run(tiny_dataset, tmp_path)
+    record = json.loads((tmp_path / "model" / "training.json").read_text())
+    assert max(epoch["recall@5"] for epoch in record["epochs"]) > 0.7
