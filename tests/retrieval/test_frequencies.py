@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from recsys._tensorflow import tf
-from recsys.config.train import LossConfig, RecentConfig, StreamingConfig
+from recsys.config.train import LossConfig, StreamingConfig
 from recsys.retrieval.frequencies import StreamingFrequencies, expected_counts, occurrences
 from recsys.retrieval.step import LogQ
 
@@ -101,11 +101,3 @@ def test_log_q_of_mixed_negatives_adds_the_uniform_share():
     np.testing.assert_allclose(found, 0.5 * np.log([8 * 0.75 + 5, 8 * 0.25 + 5]), rtol=1e-6)
     nothing = LogQ(LossConfig(frequencies="none"), counts, 2, 8, 1)(ids, ids).numpy()
     np.testing.assert_array_equal(nothing, 0)
-
-
-def test_log_q_of_the_moment_comes_from_the_items_clicks():
-    """log(clicks + floor) of each row's item as of its event, so one item can have two values in a batch."""
-    config = LossConfig(frequencies="recent", recent=RecentConfig(field="clicks_1h", floor=0.5))
-    items = {"item": tf.constant([3, 3, 4]), "clicks_1h": tf.constant([0.0, 7.5, 1.5])}
-    found = LogQ(config, np.zeros(5), 2, 8, 1)(items["item"], items["item"], items).numpy()
-    np.testing.assert_allclose(found, np.log([0.5, 8.0, 2.0]), rtol=1e-6)
