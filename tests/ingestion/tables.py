@@ -78,13 +78,15 @@ def full_schema(has_time: bool = True) -> Schema:
     return Schema(fields=tuple(fields), has_time=has_time, has_value=True)
 
 
-def random_events(random: np.random.Generator, rows: int, users: int, items: int, given: bool = False) -> pa.Table:
+def random_events(
+    random: np.random.Generator, rows: int, users: int, items: int, given: bool = False, step_ms: int = 1000
+) -> pa.Table:
     """A log with ties in time, exact repeats, missing context, and rows that must be rejected."""
 
     def pick(values: list, share: float) -> list:
         return [None if random.random() < share else values[random.integers(len(values))] for _ in range(rows)]
 
-    times = START + random.integers(0, 60, rows) * 1000 + random.integers(0, 2, rows) * 500
+    times = START + random.integers(0, 60, rows) * step_ms + random.integers(0, 2, rows) * 500
     columns: dict[str, Any] = {
         "user": pick([f"u{n}" for n in range(users)], 0.01),
         "item": pick([f"i{n}" for n in range(items)], 0.01),
@@ -132,10 +134,10 @@ def random_users(random: np.random.Generator, users: int) -> pa.Table:
 
 
 def random_source(folder: Any, seed: int, rows: int = 80, has_time: bool = True, given: bool = False) -> RawSource:
-    """A source over two files of events, with items and users."""
+    """A source over two files of events, with items and users; an even seed spreads the log over ten minutes."""
     random = np.random.default_rng(seed)
     users, items = int(random.integers(2, 7)), int(random.integers(2, 8))
-    events = random_events(random, rows, users, items, given)
+    events = random_events(random, rows, users, items, given, 1000 if seed % 2 else 10_000)
     if not has_time:
         events = events.drop_columns(["time"])
     events = pa.concat_tables([events, events.slice(3, 6)])

@@ -1,0 +1,73 @@
+"""Equal bytes whatever the runner, the number of workers and the sizes of batches and shards."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from recsys.artifacts import MANIFEST
+from recsys.config.ingest import IngestConfig
+from recsys.datasets.source import RawSource
+from recsys.ingestion.job import ingest
+from tests.conftest import ROOT, lacking
+from tests.ingestion.tables import random_source
+
+JARS = ROOT / "tools" / "flink" / "target" / "jars"
+SPLIT = {"kind": "time", "validation": 0.2, "test": 0.2}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> RawSource:
+    """A log with everything in it."""
+    return random_source(tmp_path_factory.mktemp("raw"), seed=6, rows=600)
+
+
+@pytest.fixture(scope="module")
+def expected(source: RawSource, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """Every file of the data set from the Direct runner with one worker."""
+    return ingested(source, tmp_path_factory.mktemp("one") / "dataset", {})
+
+
+def ingested(source: RawSource, output: Path, settings: dict) -> dict[str, bytes]:
+    """Every file of a data set, by name."""
+    config = IngestConfig.model_validate({"split": SPLIT, "file_rows": 100, **settings})
+    ingest(source, config, output, quiet=True)
+    return {str(path.relative_to(output)): path.read_bytes() for path in output.rglob("*") if path.is_file()}
+
+
+def test_the_data_set_is_whole(expected: dict[str, bytes]) -> None:
+    assert {MANIFEST, "statistics.json", "clusters.npy", "vocabulary/item.parquet"} <= set(expected)
+    assert len([name for name in expected if name.startswith("events/train-")]) > 1
+    assert {name.split("/")[0] for name in expected} >= {"events", "items", "users", "vocabulary", "rejected"}
+
+
+def test_manifest_tells_nothing_of_the_machine(expected: dict[str, bytes], tmp_path: Path) -> None:
+    text = expected[MANIFEST].decode()
+    for word in ("direct", "workers", "batch_rows", str(tmp_path.parent), "/tmp"):
+        assert word not in text
+
+
+@pytest.mark.parametrize(
+    "settings", [{"workers": 2, "shard_rows": 50}, {"batch_rows": 13, "shard_rows": 100}], ids=["two workers", "sizes"]
+)
+def test_direct_runner(source: RawSource, expected: dict[str, bytes], tmp_path: Path, settings: dict) -> None:
+    assert ingested(source, tmp_path / "dataset", settings) == expected
+
+
+@pytest.mark.flink
+def test_embedded_flink(source: RawSource, expected: dict[str, bytes], tmp_path: Path) -> None:
+    if shutil.which("java") is None:
+        lacking("the embedded Flink needs Java")
+    if not JARS.is_dir():
+        if shutil.which("mvn") is None:
+            lacking("gathering the embedded Flink's jars needs Maven")
+        gather()
+    settings = {"runner": "flink", "workers": 2, "shard_rows": 200, "flink": {"jars": str(JARS)}}
+    assert ingested(source, tmp_path / "dataset", settings) == expected
+
+
+def gather() -> None:
+    """What `make flink` does."""
+    import subprocess
+
+    subprocess.run(["make", "flink"], cwd=ROOT, check=True, timeout=500, capture_output=True)
