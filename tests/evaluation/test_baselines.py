@@ -129,6 +129,9 @@ def test_transitions_follow_the_last_item_and_fade() -> None:
     scores = model.scores(asked_with(history), 0, 3)
     np.testing.assert_allclose(scores[0], [0, 2.0**-10, 2.0**-1, 0, 0], rtol=1e-4)
     assert not scores[1:].any(), "3 -> 4 lies in the future, and an empty history has no last item"
+    one = np.zeros(1, np.int64)
+    newest_last = replace(asked_with(history[:1]), history=Spans(np.array([3, 0]), one, one + 2))
+    np.testing.assert_array_equal(model.scores(newest_last, 0, 1)[0], scores[0])
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +182,8 @@ def test_tuning_takes_the_best_setting_on_validation(setting: tuple) -> None:
     assert len(tried) == len(ticks) == len(KINDS["item_knn"].grid)
     best = max(row["recall@3"] for row in tried)
     assert next(row for row in tried if row["settings"] == dict(chosen))["recall@3"] == best
-    _, tried = tune("bpr", lessons, validation, catalogue, 3, lambda: None)
+    chosen, tried = tune("bpr", lessons, validation, catalogue, 3, lambda: None)
+    assert max(tried, key=lambda row: row["recall@3"])["settings"] == dict(chosen)
     for row in tried:
         model = fit("bpr", lessons, row["settings"])
         assert model.own_factors == row["settings"]["own_factors"]  # type: ignore[attr-defined]
