@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from recsys._tensorflow import tf
 from recsys.artifacts import Artifact, fingerprint, open_artifact, write_artifact
 from recsys.config.model import ModelConfig
@@ -18,7 +16,7 @@ from recsys.retrieval.checkpoints import CheckpointFolder
 from recsys.retrieval.display import Display, training_display
 from recsys.retrieval.export import catalogue_vectors, export_tower, write_json, write_vectors
 from recsys.retrieval.input import event_reader, tower_columns
-from recsys.retrieval.live import LiveTower
+from recsys.retrieval.live import tower_signature
 from recsys.retrieval.loop import Loop
 from recsys.retrieval.optimiser import make_optimiser
 from recsys.retrieval.shards import scan_positives
@@ -123,14 +121,18 @@ def train(
             loop.run(progress, searched["best_epoch"])
         elif searched["best_epoch"]:
             _take_best(loop, folder, searched["best_epoch"])
-    return _write(loop.trainer.model, dataset, settings, progress, output)
+    return _write(loop, dataset, settings, progress, output)
 
 
 def build(model: TwoTower) -> None:
     """Create every weight by running both towers once, on empty batches."""
     for tower in (model.query_tower, model.item_tower):
-        live = LiveTower(tower)
-        live({name: np.zeros([0] + [1] * (spec.shape.rank - 1), np.int32) for name, spec in live.signature.items()})
+        tower(
+            {
+                name: tf.zeros([0] + [1] * (inputs.shape.rank - 1), inputs.dtype)
+                for name, inputs in tower_signature(tower.spec).items()
+            }
+        )
 
 
 def _catalogue(dataset: DatasetFolder, spec: TwoTowerSpec, config: TrainConfig) -> Catalogue:
@@ -157,9 +159,10 @@ def _take_best(loop: Loop, folder: CheckpointFolder, epoch: int) -> None:
 
 
 def _write(
-    model: TwoTower, dataset: DatasetFolder, settings: Mapping[str, Any], progress: Progress, output: Path
+    loop: Loop, dataset: DatasetFolder, settings: Mapping[str, Any], progress: Progress, output: Path
 ) -> Artifact:
-    vectors = catalogue_vectors(dataset, LiveTower(model.item_tower))
+    model = loop.trainer.model
+    vectors = catalogue_vectors(dataset, loop.embed_items)
     representation = {
         "epoch": fingerprint(settings)[:16],
         "dimension": int(vectors.shape[1]),
