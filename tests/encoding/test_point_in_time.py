@@ -28,7 +28,7 @@ def all_events(dataset: DatasetFolder) -> dict[str, np.ndarray]:
     return {name: np.concatenate([part[name].to_numpy() for part in parts]) for name in names}
 
 
-@pytest.mark.parametrize("polls", [1, 7, 300])
+@pytest.mark.parametrize("polls", [1, 7, 100])
 def test_replay_equals_ingestion(dataset: DatasetFolder, polls: int) -> None:
     """Events come a poll at a time; each row's features are asked for before its own poll is taken in, as serving
     does, and are what ingestion wrote wherever the poll holds nothing that the lag already shows."""
