@@ -18,7 +18,7 @@ from recsys.artifacts import open_artifact
 from tests.cli.command import Outcome, recsys, refused
 from tests.tiny_files import write_shop
 
-SECONDS = 120
+SECONDS = 200
 """How long a run may take to reach a stage on a busy machine."""
 
 KILLS = (
