@@ -64,10 +64,12 @@ class StreamingFrequencies(tf.Module):
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
 
     def update(self, ids: tf.Tensor) -> None:
-        """Take in the item ids of one (global) batch; an item counts once a step."""
+        """Take in the item ids of one (global) batch; an item counts once a step, and so does a bucket.
+
+        Items that share a bucket write the same values: all are computed from what was there before.
+        """
         step = self.step.assign_add(1)
         for index, bucket in enumerate(self._hashed(tf.unique(tf.reshape(ids, [-1])).y)):
-            bucket = tf.unique(bucket).y  # two items of one bucket are one sighting, and updates must not race
             where = tf.stack([tf.fill(tf.shape(bucket), tf.constant(index, tf.int64)), bucket], axis=1)
             since = tf.cast(step - tf.gather_nd(self.last, where), tf.float32)
             gap = (1.0 - self.alpha) * tf.gather_nd(self.gap, where) + self.alpha * since
