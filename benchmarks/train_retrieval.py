@@ -209,7 +209,9 @@ def loss_alone(batch: int, dim: int, repeats: int) -> dict[str, float]:
     }
 
 
-def pytorch(arrays: dict[str, np.ndarray], tables: dict[str, np.ndarray], folder: Path, steps: int) -> dict[str, Any]:
+def pytorch(
+    arrays: dict[str, np.ndarray], tables: dict[str, np.ndarray], folder: Path, steps: int, batches: tuple[int, ...]
+) -> dict[str, Any]:
     """Run the PyTorch loop in its own environment."""
     share = np.maximum(arrays["counts"], 1) / arrays["counts"].sum()
     extra = {"log_q": np.log(share).astype(np.float32), "inverse_temperature": np.float32(1 / TEMPERATURE)}
@@ -217,7 +219,7 @@ def pytorch(arrays: dict[str, np.ndarray], tables: dict[str, np.ndarray], folder
     path = folder / "arrays.npz"
     np.savez(path, **columns, **extra, **{f"table_{name}": table for name, table in tables.items()})  # type: ignore[arg-type]
     script = ROOT / "benchmarks" / "train_pytorch.py"
-    command = [PEERS / "bin" / "python", script, path, str(steps), *map(str, BATCHES)]
+    command = [PEERS / "bin" / "python", script, path, str(steps), *map(str, batches)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return json.loads(done.stdout)
 
@@ -225,11 +227,12 @@ def pytorch(arrays: dict[str, np.ndarray], tables: dict[str, np.ndarray], folder
 def main() -> None:
     """Measure, print the tables, write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="less data and fewer repeats, under 50 s")
+    parser.add_argument("--quick", action="store_true", help="less data, fewer repeats, batches 1024 and 4096")
     parser.add_argument("--json", type=Path, help="write the figures here")
     options = parser.parse_args()
     console = Console()
-    rows, steps, rounds, repeats = (60_000, 4, 2, 4) if options.quick else (1_000_000, 20, 5, 15)
+    batches = BATCHES[:2] if options.quick else BATCHES
+    rows, steps, rounds, repeats = (60_000, 4, 2, 3) if options.quick else (1_000_000, 20, 5, 15)
     peers = (PEERS / ".ready").exists()
     if not peers and not options.quick:
         subprocess.run(["make", "-C", ROOT, "venv-peers"], check=True)
@@ -239,10 +242,10 @@ def main() -> None:
         arrays = write_training_data(folder / "dataset", rows, SEED)
         dataset = DatasetFolder.open(folder / "dataset")
         losses = first_losses(dataset, arrays, 4096)
-        rates = {batch: end_to_end(dataset, arrays, batch, steps, rounds) for batch in BATCHES}
+        rates = {batch: end_to_end(dataset, arrays, batch, steps, rounds) for batch in batches}
         torch_runs: dict[str, Any] = {}
         if peers:
-            torch_runs = pytorch(arrays, tables_of(ours(dataset, 4096)[0]), folder, steps)
+            torch_runs = pytorch(arrays, tables_of(ours(dataset, 4096)[0]), folder, steps, batches)
             losses["pytorch"] = torch_runs["4096"]["loss"]
     alone = {dim: loss_alone(4096, dim, repeats) for dim in (32, 64)}
 
