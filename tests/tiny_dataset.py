@@ -1,6 +1,6 @@
 """A tiny data set folder with a known optimum, written straight to the contract (docs/contracts.md).
 
-Two blocks: even users like even items and odd users like odd items, nothing else. The items of a block are as popular as
+Two blocks: even users like even items and odd users like odd items. The items of a block are as popular as
 each other, so only taste helps: a right model ranks the unseen items of the user's own block first. The last users are
 new: they have no training events, only a history before their test events.
 """
