@@ -1,9 +1,9 @@
 """The ingestion benchmark's peers: the same transformation per row in Beam, in pandas and in Polars.
 
-Each reads the log's Parquet files, rejects rows without user, item, time or a label of 0 or 1 and repeats of (user, item,
-time), makes vocabularies by training frequency, encodes, splits by time at 80 and 90 % of the events, adds a user's last
-positives and an item's clicks in the last hour and day, all as of the lag before the event, and writes Parquet by part
-in time order. Each returns the accepted rows.
+Each reads the log's Parquet files, rejects rows without user, item, time or a label of 0 or 1 and repeats of (user,
+item, time), makes vocabularies by training frequency, encodes, splits by time at 80 and 90 % of the events, adds a
+user's last positives and an item's clicks in the last hour and day, all as of the lag before the event, and writes
+Parquet by part in time order. Each returns the accepted rows.
 """
 
 from collections.abc import Iterable, Iterator
@@ -43,7 +43,8 @@ def with_polars(files: list[Path], output: Path) -> int:
     for name in names:
         training = pl.col("time") < validation
         weight = training & (pl.col("label") == 1) if name in ("user", "item") else training
-        counts = frame.lazy().group_by(name).agg(weight.sum().alias("count")).sort("count", name, descending=[True, False])
+        counts = frame.lazy().group_by(name).agg(weight.sum().alias("count"))
+        counts = counts.sort("count", name, descending=[True, False])
         if name not in ("user", "item"):
             counts = counts.filter(pl.col("count") > 0)
         vocabulary = counts.with_row_index("id", offset=FIRST).collect()
@@ -54,7 +55,8 @@ def with_polars(files: list[Path], output: Path) -> int:
     positive = frame.lazy().filter(pl.col("label") == 1)
     shifted = [pl.col("item").shift(step).over("user") for step in range(HISTORY - 1, -1, -1)]
     history = positive.select("user", "time", pl.concat_list(shifted).list.drop_nulls().alias("history"))
-    clicks = positive.select("item", "time", pl.int_range(1, pl.len() + 1).over("item").cast(pl.Float32).alias("clicks"))
+    running = pl.int_range(1, pl.len() + 1).over("item").cast(pl.Float32)
+    clicks = positive.select("item", "time", running.alias("clicks"))
     result = frame.lazy().with_columns((pl.col("time") - LAG_MS).alias("moment")).sort("moment")
     result = result.join_asof(history, left_on="moment", right_on="time", by="user", check_sortedness=False)
     result = _polars_clicks(result, clicks, "moment", "until")
@@ -158,7 +160,9 @@ def with_rows_in_beam(files: list[Path], output: Path) -> int:
         for name in names:
             counts = rows | f"Count {name}" >> beam.Map(_weight, name, split) | f"Sum {name}" >> beam.CombinePerKey(sum)
             ids[name] = AsDict(
-                counts | f"All {name}" >> beam.combiners.ToList() | f"Ids {name}" >> beam.FlatMap(_ids, name, str(output))
+                counts
+                | f"All {name}" >> beam.combiners.ToList()
+                | f"Ids {name}" >> beam.FlatMap(_ids, name, str(output))
             )
         encoded = rows | "Encode" >> beam.Map(_encode, split, **ids)
         clicked = (
