@@ -66,9 +66,9 @@ def settings(folder: Path) -> dict[str, Any]:
             ],
         },
         "train": {
-            "epochs": 6,
+            "epochs": 24,
             "batch_size": 128,
-            "patience": 6,
+            "patience": 24,
             "optimiser": {"learning_rate": 0.02},
             "validation": {"k": 5},
             "checkpoint": {"every_steps": 3},

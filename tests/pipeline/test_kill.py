@@ -23,8 +23,8 @@ SECONDS = 200
 
 KILLS = (
     ("dataset", ".dataset.writing", 1.0),
-    ("model", "checkpoints/*/checkpoint-*.npz", 1.0),
-    ("model", "checkpoints/*/checkpoint-*.npz", 1.0),
+    ("model", "checkpoints/*/checkpoint-*.npz", 0.2),
+    ("model", "checkpoints/*/checkpoint-*.npz", 0.2),
     ("bundle", ".bundle.writing", 0.1),
     ("report", "✓ index", 1.0),
 )
