@@ -20,6 +20,7 @@ from recsys.schema import ITEM, LABEL, TIME, USER, Kind, Schema, Statistic
 DUPLICATES = "duplicates"
 HISTOGRAM = "histogram"
 FIRSTS = "firsts"
+TIMES = "times"
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,14 @@ class ItemStage:
     lag_ms: int
     refresh_ms: int
     reject_duplicates: bool
+    times_wanted: bool
 
 
 class ByItem(beam.DoFn):
     """(shard, packed batches of its items' events) to (shard of the user, packed batch), and by tag:
 
     `duplicates`: packed keys of rejected rows; `histogram`: packed counts of order keys; `firsts`: packed items with
-    the time of their first event.
+    the time of their first event; `times`: packed times alone, where the split needs them.
     """
 
     def __init__(self, stage: ItemStage, progress: Progress) -> None:
@@ -68,6 +70,8 @@ class ByItem(beam.DoFn):
         rows = np.flatnonzero(kept)
         keys = time[rows] if stage.schema.has_time else column(table, ROW)[rows]
         yield beam.pvalue.TaggedOutput(HISTOGRAM, pack(histogram(keys)))
+        if stage.times_wanted:
+            yield beam.pvalue.TaggedOutput(TIMES, pack(pa.table({TIME: keys})))
         yield from by_key(table, user % shards, None if len(rows) == len(kept) else rows)
         self._progress.add("items", len(item))
 

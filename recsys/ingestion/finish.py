@@ -73,13 +73,13 @@ def make_plan(_: None, histograms: list[bytes], split: SplitConfig, file_rows: i
     return plan_output(histograms, split, file_rows)
 
 
-def count_bins(element: tuple[int, bytes], plan: Plan) -> Iterator[bytes]:
+def count_bins(message: bytes, plan: Plan) -> Iterator[bytes]:
     """Exact counts of the times that lie in the plan's bins."""
     from recsys.ingestion.elements import pack
 
     if not plan.wanted:
         return
-    times = column(unpack(element[1]), TIME)
+    times = column(unpack(message), TIME)
     chosen = times[np.isin(times >> BIN_BITS, plan.bins)]
     if len(chosen):
         yield pack(histogram(chosen, bits=0))

@@ -15,7 +15,7 @@ from apache_beam.pvalue import AsList, AsSingleton, PCollection
 
 from recsys.config.ingest import IngestConfig, utc
 from recsys.datasets.source import RawSource, TableReader
-from recsys.ingestion.by_item import DUPLICATES, FIRSTS, HISTOGRAM, ByItem, ItemStage
+from recsys.ingestion.by_item import DUPLICATES, FIRSTS, HISTOGRAM, TIMES, ByItem, ItemStage
 from recsys.ingestion.by_user import COUNTED, ENDS, ByUser, PairsByUser, UserStage
 from recsys.ingestion.encode import EncodeEvents, id_columns, merge_distinct
 from recsys.ingestion.finish import (
@@ -82,19 +82,20 @@ def build(pipeline: beam.Pipeline, job: Job) -> None:
     availability = AsSingleton(
         one | "Availability" >> beam.Map(item_availability, AsList(values), raw[ITEM], context, _ages(schema))
     )
-    item_stage = ItemStage(schema, config.lag_ms, config.refresh_ms, config.duplicates == "reject")
+    by_fractions = config.split.kind == "time" and isinstance(config.split.validation, float)
+    item_stage = ItemStage(schema, config.lag_ms, config.refresh_ms, config.duplicates == "reject", by_fractions)
     by_item = (
         events[ROWS]
         | "Encode" >> beam.ParDo(EncodeEvents(schema), AsList(values), shards).with_output_types(Keyed)
         | "Group by item" >> beam.GroupByKey()
         | "By item"
         >> beam.ParDo(ByItem(item_stage, job.progress), shards, availability).with_outputs(
-            DUPLICATES, HISTOGRAM, FIRSTS, main=ROWS
+            DUPLICATES, HISTOGRAM, FIRSTS, TIMES, main=ROWS
         )
     )
     rows: PCollection = by_item[ROWS] | "Narrow" >> beam.Map(_same).with_output_types(Keyed)
     draft = one | "Draft plan" >> beam.Map(make_plan, AsList(by_item[HISTOGRAM]), config.split, config.file_rows)
-    exact = rows | "Exact keys" >> beam.FlatMap(count_bins, AsSingleton(draft))
+    exact = by_item[TIMES] | "Exact keys" >> beam.FlatMap(count_bins, AsSingleton(draft))
     plan = AsSingleton(one | "Plan" >> beam.Map(settle_plan, AsSingleton(draft), AsList(exact)))
 
     stage = UserStage(schema, config.lag_ms, config.refresh_ms, config.split, job.seed)
