@@ -35,11 +35,12 @@ from recsys.config.train import TrainConfig  # noqa: E402
 from recsys.dataset_folder import DatasetFolder  # noqa: E402
 from recsys.retrieval.input import event_reader, training_batches  # noqa: E402
 from recsys.retrieval.job import build  # noqa: E402
+from recsys.retrieval.log_q import LogQ  # noqa: E402
 from recsys.retrieval.optimiser import make_optimiser  # noqa: E402
 from recsys.retrieval.shards import scan_positives  # noqa: E402
 from recsys.retrieval.softmax import sampled_softmax_loss  # noqa: E402
 from recsys.retrieval.spec import two_tower_spec  # noqa: E402
-from recsys.retrieval.step import Catalogue, LogQ, Trainer  # noqa: E402
+from recsys.retrieval.step import Catalogue, Trainer  # noqa: E402
 from recsys.retrieval.towers import TwoTower  # noqa: E402
 
 SEED, DIM, TEMPERATURE = 1, 32, 0.1

@@ -17,12 +17,13 @@ from recsys.retrieval.display import Display, training_display
 from recsys.retrieval.export import catalogue_vectors, export_tower, write_json, write_vectors
 from recsys.retrieval.input import event_reader, tower_columns
 from recsys.retrieval.live import tower_signature
+from recsys.retrieval.log_q import LogQ
 from recsys.retrieval.loop import Loop
 from recsys.retrieval.optimiser import make_optimiser
 from recsys.retrieval.shards import scan_positives
 from recsys.retrieval.spec import TwoTowerSpec, two_tower_spec
 from recsys.retrieval.state import Progress, assign_variables
-from recsys.retrieval.step import Catalogue, LogQ, Trainer, recent_problem, uniform_negatives_problem
+from recsys.retrieval.step import Catalogue, Trainer, recent_problem, uniform_negatives_problem
 from recsys.retrieval.towers import TwoTower, named_seed
 from recsys.retrieval.validation import Validation
 from recsys.schema import ITEM, SPLITS, Side

@@ -6,7 +6,7 @@ import pytest
 from recsys._tensorflow import tf
 from recsys.config.train import LossConfig, StreamingConfig
 from recsys.retrieval.frequencies import StreamingFrequencies, expected_counts, occurrences
-from recsys.retrieval.step import LogQ
+from recsys.retrieval.log_q import LogQ
 
 
 def plain_estimator(batches, hashed, hashes, buckets, alpha, first_gap):

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from recsys._tensorflow import tf
 from recsys.config.train import LossConfig, RecentConfig
 from recsys.retrieval.frequencies import recent_occurrences
-from recsys.retrieval.step import LogQ
+from recsys.retrieval.log_q import LogQ
 from recsys.schema import FIRST_VALUE_ID
 
 
