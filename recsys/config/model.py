@@ -31,6 +31,8 @@ class TowerConfig(Section):
     dimensions it has no other weights."""
     hidden: tuple[Size, ...] = ()
     """Widths of the hidden layers (ReLU); none: one linear layer, or the plain sum."""
+    feature_dropout: Share = 0.0
+    """Share of the fields (the id among them) of each training row that are hidden behind their default embedding."""
 
 
 class PoolingConfig(Section):

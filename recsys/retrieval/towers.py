@@ -15,6 +15,9 @@ from recsys.retrieval.spec import TowerSpec, TwoTowerSpec
 
 Features = Mapping[str, tf.Tensor]
 
+NUMBER_WIDTH = 2
+"""A number's vector: its standardised value and whether it is missing."""
+
 
 def named_seed(seed: int, name: str) -> int:
     """A seed of its own for each named part, the same in every process."""
@@ -25,7 +28,8 @@ class Tower(keras.layers.Layer):
     """Fields of one side to an L2-normalised vector `[batch, output_dim] float32`.
 
     Tables are given, since the towers share them. Randomness (dropout) comes from the `seed` of the call alone; without
-    a seed the tower is deterministic, as served.
+    a seed the tower is deterministic, as served. Training can hide fields of a row: a hidden field's vector is the
+    field's default embedding, a trained vector that is neither that of a missing nor that of an unseen value.
     """
 
     def __init__(self, spec: TowerSpec, config: ModelConfig, tables: Mapping[str, EmbeddingTable], seed: int) -> None:
@@ -56,14 +60,49 @@ class Tower(keras.layers.Layer):
         ]
         plain = summed and not self.hidden and config.embedding_dim == config.output_dim
         self.output_layer = None if plain else dense("output", config.output_dim)
+        self.fields = (*((spec.id_column,) if spec.identity.use else ()), *(inputs.name for inputs in spec.inputs))
+        self.defaults: dict[str, tf.Variable] = {}
+        self.seed = seed
+        if spec.config.feature_dropout:
+            self.allow_hiding()
+
+    def allow_hiding(self) -> None:
+        """Make the default embeddings, one a field of `fields`: `[embedding_dim] float32`, a number's `[2]`."""
+        if self.defaults:
+            return
+        numbers = {inputs.name for inputs in self.spec.inputs if inputs.form is Form.NUMBER}
+        for field in self.fields:
+            width = NUMBER_WIDTH if field in numbers else self.model.embedding_dim
+            name = f"{self.spec.name}/default/{field}"
+            first = tf.random.stateless_normal([width], seed=[self.seed, named_seed(0, name)])
+            self.defaults[field] = tf.Variable(first * self.model.initial_scale, name=name)
 
     def call(self, features: Features, seed: tf.Tensor | None = None) -> tf.Tensor:
         """`features` by column name, batch first; `seed` `[2] int32` turns dropout on."""
-        combined = self.combine(self.field_vectors(features, seed))
-        if seed is not None and self.model.embedding_dropout:
-            combined = tf.nn.experimental.stateless_dropout(
-                combined, self.model.embedding_dropout, tf.random.fold_in(seed, len(self.spec.inputs) + 1)
-            )
+        vectors = self.field_vectors(features, seed)
+        places = len(self.spec.inputs) + 1
+        if seed is not None and self.spec.config.feature_dropout:
+            shape = [tf.shape(next(iter(vectors.values())))[0], len(self.fields)]
+            drawn = tf.random.stateless_uniform(shape, tf.random.fold_in(seed, places + 1))
+            vectors = self.hide(vectors, drawn < self.spec.config.feature_dropout)
+        return self.encode(vectors, None if seed is None else tf.random.fold_in(seed, places))
+
+    def hide(self, vectors: Mapping[str, tf.Tensor], hidden: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Put default embeddings where `hidden` `[batch or 1, fields] bool` is true, the columns in order of `fields`.
+
+        `vectors` are what `field_vectors` gave; all poolings of one history are hidden together.
+        """
+        shown = dict(vectors)
+        for place, field in enumerate(self.fields):
+            for part in self.pools.get(field, (field,)):
+                shown[part] = tf.where(hidden[:, place, None], self.defaults[field], vectors[part])
+        return shown
+
+    def encode(self, vectors: Mapping[str, tf.Tensor], dropout_seed: tf.Tensor | None = None) -> tf.Tensor:
+        """The fields' vectors to the tower's output; a seed turns the dropout of the combined vector on."""
+        combined = self.combine(vectors)
+        if dropout_seed is not None and self.model.embedding_dropout:
+            combined = tf.nn.experimental.stateless_dropout(combined, self.model.embedding_dropout, dropout_seed)
         for layer in self.hidden:
             combined = layer(combined)
         if self.output_layer is not None:
