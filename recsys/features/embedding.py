@@ -3,6 +3,7 @@
 import zlib
 
 from recsys._tensorflow import keras, tf
+from recsys.features.gates import Gates, openness
 from recsys.features.spec import TableSpec
 from recsys.schema import UNSEEN_ID
 
@@ -13,12 +14,13 @@ UNSEEN_ROW = UNSEEN_ID
 class EmbeddingTable(keras.layers.Layer):
     """`[rows, dim] float32`, one row a data-set id that the model learned; the others share the unseen row.
 
-    Initial values are normal with standard deviation `scale`, drawn from (seed, table name) alone.
+    Initial values are normal with standard deviation `scale`, drawn from (seed, table name) alone. With `gates`, one a
+    row, every vector is its row times its gate.
     """
 
-    def __init__(self, spec: TableSpec, dim: int, *, scale: float, seed: int) -> None:
+    def __init__(self, spec: TableSpec, dim: int, *, scale: float, seed: int, gates: Gates | None = None) -> None:
         super().__init__(name=f"table_{spec.name}")
-        self.dim = dim
+        self.spec, self.dim, self.gates = spec, dim, gates
         first = tf.random.stateless_normal([spec.rows, dim], seed=[seed, zlib.crc32(spec.name.encode()) >> 1])
         self.table = tf.Variable(first * scale, name=f"{spec.name}/table")
         # A variable, not a constant: a large map must not live inside the exported graph. int64 has GPU kernels.
@@ -31,8 +33,17 @@ class EmbeddingTable(keras.layers.Layer):
         return tf.gather(self.row_of, tf.where(known, ids, UNSEEN_ROW))
 
     def vectors(self, rows: tf.Tensor) -> tf.Tensor:
-        """Embeddings of table rows, `rows.shape + [dim] float32`."""
-        return tf.gather(self.table, rows)
+        """Embeddings of table rows, `rows.shape + [dim] float32`, gated where there are gates."""
+        vectors = tf.gather(self.table, rows)
+        return vectors if self.gates is None else vectors * self.gates.at(rows)[..., None]
+
+    def openness(self, rows: tf.Tensor) -> tf.Tensor | None:
+        """What each row counts in a pooled mean, `rows.shape float32` from 0, closed, to 1; None: 1 for all."""
+        if self.gates is not None:
+            return openness(self.gates.at(rows))
+        if self.spec.closed_row is not None:
+            return tf.cast(tf.not_equal(rows, self.spec.closed_row), tf.float32)
+        return None
 
     def call(self, ids: tf.Tensor) -> tf.Tensor:
         """Embeddings of data-set ids, `ids.shape + [dim] float32`."""

@@ -53,16 +53,18 @@ class TableSpec:
     """One embedding table: `row_of[id]` `[ids] int64` is the row of a data-set id.
 
     Rows 0, 1 and 2 are those of padding, missing and unseen; ids that have no row of their own, and any beyond
-    `row_of`, use the unseen row.
+    `row_of`, use the unseen row. `closed_row` is the row of zeros for ids that OptFS closed, missing and unseen ones
+    perhaps among them; None in a table without.
     """
 
     name: str
     row_of: np.ndarray
+    closed_row: int | None = None
 
     @property
     def rows(self) -> int:
         """Number of rows."""
-        return int(self.row_of.max(initial=FIRST_VALUE_ID - 1)) + 1
+        return max(int(self.row_of.max(initial=FIRST_VALUE_ID - 1)), self.closed_row or 0) + 1
 
 
 def identity_table(name: str, counts: np.ndarray, min_count: int) -> TableSpec:

@@ -1,0 +1,49 @@
+"""Configuration of OptFS gates: which values or fields a model keeps."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from recsys.config.base import Section
+
+
+class GatesConfig(Section):
+    """A search that closes what does not pay, before the model is trained on the rest (Lyu et al. 2023)."""
+
+    mode: Literal["field", "value-lazy", "value-dense"]
+    """`field`: one gate a field. `value-lazy`: one a value, pushed down only in steps whose batch has the value, so
+    that rare values are judged by what they are worth when they occur. `value-dense`: one a value, pushed down at every
+    step, so that a value must be worth its row: rare ones close first."""
+    fields: tuple[str, ...] | None = None
+    """Names of the gated fields; all where left out. Ids are never gated: new users and items live by the rest."""
+    start: float = Field(default=0.5, ge=0.0, le=5.0)
+    """Every gate's logit at first. Lower closes more."""
+    penalty: float | None = Field(default=None, ge=0.0)
+    """The price of an open gate in units of the loss, lambda: a gate closes whose value lowers the loss of a batch by
+    less. 0: no price."""
+    kappa: float | None = Field(default=None, ge=0.0)
+    """The same as a multiple of 1 / training examples: penalty = kappa / examples. Give this or `penalty`."""
+    final_temperature: float = Field(default=200.0, ge=1.0)
+    """The factor on the logits in the last epoch of the search; it grows there from 1, by one factor an epoch."""
+    search_epochs: int = Field(default=6, ge=2)
+    """Epochs of the search; all of them run."""
+    rewind_epoch: int = Field(default=1, ge=0)
+    """Before training with the gates found, the weights go back to what they were after so many epochs of search."""
+    learning_rate: float = Field(default=0.003, gt=0.0)
+    """Adam's for the gates. Times the steps of the search it must well exceed `start`."""
+    epsilon: float = Field(default=1e-8, gt=0.0)
+    """Adam's for the gates. Large beside the penalty's slope (at most penalty x temperature / 4) it stops them."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> "GatesConfig":
+        if (self.penalty is None) == (self.kappa is None):
+            raise ValueError("give one of 'penalty' and 'kappa' (penalty = kappa / training examples)")
+        if self.rewind_epoch >= self.search_epochs:
+            raise ValueError(
+                f"'rewind_epoch: {self.rewind_epoch}' must be less than 'search_epochs: {self.search_epochs}'"
+            )
+        return self
+
+    def penalty_for(self, examples: int) -> float:
+        """The penalty of one open gate (the paper's lambda) when so many examples are trained on."""
+        return self.penalty if self.penalty is not None else (self.kappa or 0.0) / max(examples, 1)

@@ -1,0 +1,73 @@
+"""When gates are how soft, and whether one that nothing needs will have closed in time. Plain numbers, no TensorFlow.
+
+Source: OptFS (Lyu et al., WWW 2023), temperature law as in the authors' code.
+"""
+
+import math
+from dataclasses import dataclass
+
+from recsys.errors import UserError
+
+BETA_1, BETA_2 = 0.9, 0.999
+"""Decay of Adam's moments of the gates."""
+
+
+@dataclass(frozen=True)
+class GateSearch:
+    """One search: `epochs` epochs of `epoch_steps` steps.
+
+    Gate k, with logit m_k (`start` at first), adds `penalty` x S(t m_k) to the loss, S the logistic function; the
+    temperature t grows from 1 to `final_temperature`. Adam with `learning_rate` and `epsilon` moves the logits.
+    """
+
+    start: float
+    penalty: float
+    final_temperature: float
+    epochs: int
+    epoch_steps: int
+    learning_rate: float
+    epsilon: float
+
+    def temperature(self, epoch: int) -> float:
+        """t(e) = T^(e / (E - 1)) of epoch e, from 0, of E >= 2."""
+        return self.final_temperature ** (epoch / (self.epochs - 1))
+
+
+def unused_gate(search: GateSearch) -> list[float]:
+    """The logit after each epoch of a gate that no example needs: Adam on the slope of the penalty alone.
+
+    Where only values of the batch are penalised, this is a value that is in every batch; a rarer one moves less.
+    """
+    logit, mean, square, step = search.start, 0.0, 0.0, 0
+    after = []
+    for epoch in range(search.epochs):
+        temperature = search.temperature(epoch)
+        for _ in range(search.epoch_steps):
+            step += 1
+            soft = 0.5 * (1.0 + math.tanh(0.5 * temperature * logit))
+            slope = search.penalty * temperature * soft * (1.0 - soft)
+            mean = BETA_1 * mean + (1.0 - BETA_1) * slope
+            square = BETA_2 * square + (1.0 - BETA_2) * slope * slope
+            root = math.sqrt(square / (1.0 - BETA_2**step))
+            logit -= search.learning_rate * mean / (1.0 - BETA_1**step) / (root + search.epsilon)
+        after.append(logit)
+    return after
+
+
+def require_closable(search: GateSearch, path: str) -> None:
+    """Fail before the search where even a gate that nothing needs would end open.
+
+    Keras' own epsilon of 1e-7, say, keeps every gate open with penalties of the paper's size. Without a penalty nothing
+    is to close. `path` is the configuration section's, `train.gates`. Raises UserError.
+    """
+    if search.penalty == 0.0:
+        return
+    logit = unused_gate(search)[-1]
+    if logit <= 0.0:
+        return
+    raise UserError(
+        f"{path}: a gate that nothing needs would end at logit {logit:+.3f} after {search.epochs * search.epoch_steps} "
+        f"steps (start {search.start}, penalty {search.penalty:.3g}, learning_rate {search.learning_rate:.3g}, epsilon "
+        f"{search.epsilon:.3g}) and so stay open, and with it every other; expected below 0. Raise learning_rate "
+        "(times the steps it should well exceed start), raise search_epochs, or lower epsilon to well below penalty."
+    )

@@ -1,0 +1,216 @@
+"""Gates, their schedule and their optimiser against finite differences and plain NumPy."""
+
+import numpy as np
+import pytest
+
+from recsys._tensorflow import tf
+from recsys.config.gates import GatesConfig
+from recsys.errors import UserError
+from recsys.features.embedding import EmbeddingTable
+from recsys.features.gate_optimiser import GateOptimiser
+from recsys.features.gate_schedule import GateSearch, require_closable, unused_gate
+from recsys.features.gates import Gates, open_share
+from recsys.features.pruning import CLOSED_ROW, prune_table, pruned_rows
+from recsys.features.spec import TableSpec, full_table
+
+SEARCH = GateSearch(
+    start=0.5,
+    penalty=0.01,
+    final_temperature=200.0,
+    epochs=6,
+    epoch_steps=100,
+    learning_rate=0.01,
+    epsilon=1e-8,
+)
+
+
+def change(**changes) -> GateSearch:
+    return GateSearch(**{**SEARCH.__dict__, **changes})
+
+
+def soft_gates(logits: list[float], temperature: float, start: float = 0.5) -> Gates:
+    gates = Gates("g", len(logits), start=start, temperature=tf.Variable(temperature, trainable=False))
+    gates.logits.assign(logits)
+    return gates
+
+
+def test_the_gate_is_the_paper_s():
+    """1 at the start, c S(t m) while soft, c or 0 when hard; a logit of exactly 0 is closed."""
+    gates = Gates("g", 3, start=0.5, temperature=tf.Variable(1.0, trainable=False))
+    np.testing.assert_allclose(gates.all(), 1.0, atol=1e-6)
+    assert gates.scale == pytest.approx(1.6065, abs=1e-4)
+    gates = soft_gates([-0.3, 0.0, 0.7], 5.0)
+    np.testing.assert_allclose(gates.at(tf.constant([2, 0])), gates.scale / (1 + np.exp([-3.5, 1.5])), rtol=1e-6)
+    hard = Gates("g", 4, start=0.5, temperature=None)
+    hard.logits.assign([-1e-9, 0.0, 1e-9, 3.0])
+    np.testing.assert_allclose(hard.all(), [0, 0, hard.scale, hard.scale])
+    assert open_share(hard) == 0.5 and open_share(hard, [0, 2, 3]) == pytest.approx(2 / 3)
+    assert not gates.trainable_variables and gates.all().dtype == tf.float32
+
+
+def test_both_gradients_are_those_of_finite_differences():
+    """Of a loss that reads gated embeddings, and of the penalty: (penalty - a) t S'(t m), the paper's selection rule."""
+    temperature, penalty, step = 3.0, 0.05, 1e-3
+    start = np.array([0.5, -0.2, 0.8, 0.1])
+    gates = soft_gates(list(start), temperature)
+    table = EmbeddingTable(full_table("t", 4), 3, scale=1.0, seed=1, gates=gates)
+    weights = table.table.numpy().astype(np.float64)
+    rows, target = [0, 2, 2, 1], np.array([0.3, -0.1, 0.2])
+
+    def loss(logits: np.ndarray) -> float:
+        gate = (1 + np.exp(-0.5)) / (1 + np.exp(-temperature * logits))
+        return float(np.sum((gate[rows, None] * weights[rows] - target) ** 2))
+
+    def price(logits: np.ndarray) -> float:
+        return float(np.sum(penalty / (1 + np.exp(-temperature * logits))))
+
+    def slope(function) -> np.ndarray:
+        ways = np.eye(4) * step
+        return np.array([(function(start + way) - function(start - way)) / (2 * step) for way in ways])
+
+    with tf.GradientTape() as tape:
+        tape.watch(gates.logits)
+        value = tf.reduce_sum((table.vectors(tf.constant(rows)) - tf.constant(target, tf.float32)) ** 2)
+    assert float(value) == pytest.approx(loss(start), rel=1e-5)
+    gradient = tape.gradient(value, gates.logits)
+    np.testing.assert_allclose(tf.convert_to_tensor(gradient), slope(loss), rtol=1e-3, atol=1e-4)
+
+    # The optimiser's first step with a huge epsilon is plain descent: learning rate x gradient / epsilon.
+    descent = change(penalty=penalty, learning_rate=1.0, epsilon=1e4)
+    GateOptimiser([gates], descent, dense=True).apply([gradient])
+    np.testing.assert_allclose((start - gates.logits.numpy()) * 1e4, slope(loss) + slope(price), rtol=2e-2, atol=2e-3)
+
+
+def adam_oracle(search: GateSearch, temperature, gradients, dense):
+    """Row by row in float64; a gate's clock counts its own updates."""
+    rows = len(gradients[0])
+    logit, mean, square, updates = (np.full(rows, search.start), np.zeros(rows), np.zeros(rows), np.zeros(rows))
+    for gradient in gradients:
+        for row in range(rows):
+            if not dense and gradient[row] is None:
+                continue
+            soft = 1 / (1 + np.exp(-temperature * logit[row]))
+            slope = (gradient[row] or 0.0) + search.penalty * temperature * soft * (1 - soft)
+            updates[row] += 1
+            mean[row] = 0.9 * mean[row] + 0.1 * slope
+            square[row] = 0.999 * square[row] + 0.001 * slope**2
+            corrected = mean[row] / (1 - 0.9 ** updates[row])
+            root = np.sqrt(square[row] / (1 - 0.999 ** updates[row]))
+            logit[row] -= search.learning_rate * corrected / (root + search.epsilon)
+    return logit
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_the_optimiser_equals_plain_numpy(dense: bool):
+    """Repeated rows of a step are added up; the penalty falls once on each row of the step, or on all rows."""
+    rng = np.random.default_rng(3)
+    gates = soft_gates([0.5] * 6, 2.0)
+    optimiser = GateOptimiser([gates], SEARCH, dense=dense)
+    plain = []
+    for _ in range(30):
+        rows = rng.integers(0, 5, 4)  # row 5 is never looked up
+        values = rng.normal(0, 0.01, 4).astype(np.float32)
+        sums = [values[rows == row].sum() if (rows == row).any() else None for row in range(6)]
+        plain.append(sums)
+        optimiser.apply([tf.IndexedSlices(tf.constant(values), tf.constant(rows), tf.constant([6]))])
+    np.testing.assert_allclose(gates.logits, adam_oracle(SEARCH, 2.0, plain, dense), atol=1e-4)
+    assert (gates.logits.numpy()[5] == 0.5) is not dense or gates.logits.numpy()[5] < 0.5
+
+
+def test_gates_without_rows_are_in_every_step():
+    """Gates of fields have dense gradients: the penalty reaches them in the lazy mode too."""
+    gates = soft_gates([0.5, 0.5], 1.0)
+    GateOptimiser([gates], SEARCH, dense=False).apply([tf.constant([0.0, -1.0])])
+    np.testing.assert_allclose(gates.logits, [0.5 - SEARCH.learning_rate, 0.5 + SEARCH.learning_rate], atol=1e-5)
+
+
+# Specification, section 5: steps an epoch, epochs, final temperature, learning rate, penalty, epsilon -> (the epoch in
+# which the logit crosses 0, where it ends).
+PUBLISHED = [
+    ("criteo_fm", 8953, 10, 1000, 3e-4, 2e-9, 1e-8, 3, -0.43),
+    ("criteo_fm_keras_epsilon", 8953, 10, 1000, 3e-4, 2e-9, 1e-7, None, 0.43),
+    ("criteo_fm_large_epsilon", 8953, 10, 1000, 3e-4, 2e-9, 1e-6, None, 0.49),
+    ("criteo_deepfm", 8953, 15, 200, 3e-4, 5e-9, 1e-8, 2, -1.01),
+    ("criteo_dcn", 8953, 5, 10000, 3e-4, 1e-8, 1e-8, 1, -0.52),
+    ("criteo_dcn_keras_epsilon", 8953, 5, 10000, 3e-4, 1e-8, 1e-7, None, 0.40),
+    ("criteo_ipnn", 8953, 10, 2000, 3e-4, 5e-9, 1e-8, 2, -0.68),
+    ("avazu", 7896, 5, 5000, 3e-4, 2e-9, 1e-8, 3, -0.09),
+    ("avazu_small_epsilon", 7896, 5, 5000, 3e-4, 2e-9, 1e-10, 1, -1.4),
+    ("kdd12_dcn", 29226, 5, 1000, 3e-5, 5e-9, 1e-8, 3, -0.13),
+    ("short_slow", 123, 6, 200, 3e-4, 1e-4, 1e-8, None, 0.38),
+    ("short_quick", 123, 6, 200, 3e-3, 1e-4, 1e-8, 2, -0.56),
+    ("short_quicker", 123, 6, 200, 1e-2, 1e-4, 1e-8, 1, -1.43),
+]
+
+
+@pytest.mark.parametrize(
+    ("steps", "epochs", "temperature", "rate", "penalty", "epsilon", "crosses", "ends"),
+    [case[1:] for case in PUBLISHED],
+    ids=[case[0] for case in PUBLISHED],
+)
+def test_an_unused_gate_goes_where_the_specification_says(
+    steps, epochs, temperature, rate, penalty, epsilon, crosses, ends
+):
+    """And the pre-flight check fails exactly where it stays open, naming what to change."""
+    search = GateSearch(0.5, penalty, temperature, epochs, steps, rate, epsilon)
+    after = unused_gate(search)
+    assert after[-1] == pytest.approx(ends, abs=0.03 if abs(ends) > 1 else 0.006)
+    assert next((epoch for epoch, logit in enumerate(after, 1) if logit <= 0), None) == crosses
+    if crosses:
+        require_closable(search, "train.gates")
+    else:
+        with pytest.raises(UserError, match=r"train\.gates: .*learning_rate.*epsilon"):
+            require_closable(search, "train.gates")
+
+
+def test_the_optimiser_moves_an_unused_gate_as_foreseen():
+    """float32, step by step, through every temperature; without a penalty nothing moves and nothing is asked."""
+    temperature = tf.Variable(1.0, trainable=False)
+    gates = Gates("g", 2, start=0.5, temperature=temperature)
+    optimiser = GateOptimiser([gates], SEARCH, dense=True)
+    apply = tf.function(optimiser.apply)
+    found = []
+    for epoch in range(SEARCH.epochs):
+        temperature.assign(SEARCH.temperature(epoch))
+        for _ in range(SEARCH.epoch_steps):
+            apply([tf.zeros([2])])
+        found.append(gates.logits.numpy()[0])
+    np.testing.assert_allclose(found, unused_gate(SEARCH), atol=1e-3)
+    assert SEARCH.temperature(0) == 1 and SEARCH.temperature(5) == pytest.approx(200)
+    require_closable(change(penalty=0.0), "train.gates")
+    assert unused_gate(change(penalty=0.0))[-1] == 0.5
+
+
+def test_pruning_keeps_four_things_apart():
+    """Missing, unseen, closed and kept values each have a row; closed ones are zeros; scale is folded in."""
+    spec = TableSpec("t", np.array([0, 1, 2, 3, 2, 4, 5, 6]))
+    rows = np.arange(7, dtype=np.float32)[:, None] + 10
+    pruned, source = prune_table(spec, np.array([False, True, True, True, False, True, False]))
+    weights = pruned_rows(rows, source, 2.0)
+    assert pruned.closed_row == CLOSED_ROW and pruned.rows == len(weights) == 6
+    assert pruned.row_of.tolist() == [0, 1, 2, 4, 2, CLOSED_ROW, 5, CLOSED_ROW]
+    layer = EmbeddingTable(pruned, 1, scale=1.0, seed=1)
+    layer.table.assign(weights)
+    found = layer(tf.constant([1, 2, 3, 4, 5, 6, 7, 999])).numpy()[:, 0]
+    np.testing.assert_allclose(found, [22, 24, 26, 24, 0, 30, 0, 24])
+    np.testing.assert_allclose(layer.openness(layer.rows(tf.constant([1, 2, 3, 5]))), [1, 1, 1, 0])
+
+
+def test_missing_and_unseen_can_be_closed_too():
+    """Then they are zeros and count nothing, and so are ids that the table does not know."""
+    pruned, source = prune_table(full_table("t", 5), np.array([True, False, False, False, True]))
+    assert pruned.row_of.tolist() == [0, CLOSED_ROW, CLOSED_ROW, CLOSED_ROW, 4]
+    assert source.tolist() == [0, -1, -1, -1, 4]
+    layer = EmbeddingTable(pruned, 2, scale=1.0, seed=1)
+    layer.table.assign(pruned_rows(np.ones([5, 2], np.float32), source, 1.5))
+    np.testing.assert_allclose(layer(tf.constant([1, 2, 3, 4, 77]))[:, 0], [0, 0, 0, 1.5, 0])
+
+
+def test_nonsense_settings_are_refused():
+    """A rewind point beyond the search, and a penalty given twice or not at all."""
+    good = {"mode": "field", "penalty": 0.01}
+    GatesConfig.model_validate(good)
+    for bad in ({"rewind_epoch": 6}, {"kappa": 1.0}, {"penalty": None}, {"search_epochs": 1}, {"epsilon": 0}):
+        with pytest.raises(ValueError):
+            GatesConfig.model_validate(good | bad)
+    assert GatesConfig.model_validate({"mode": "field", "kappa": 2.0}).penalty_for(1000) == pytest.approx(0.002)
