@@ -27,6 +27,7 @@ class InputSpec:
 
     `table` names the embedding table of an id form (the vocabulary's name, so fields of one vocabulary share one).
     `length` is a history's longest. A number x becomes (g(x) - mean) / std with g = log1p where `log`, else identity.
+    The input's vector is multiplied by `scale`: 1, or in an exported model the value of the field's open gate.
     """
 
     name: str
@@ -36,6 +37,7 @@ class InputSpec:
     mean: float = 0.0
     std: float = 1.0
     log: bool = False
+    scale: float = 1.0
 
     @property
     def is_integer(self) -> bool:

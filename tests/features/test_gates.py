@@ -49,7 +49,7 @@ def test_the_gate_is_the_paper_s():
 
 
 def test_both_gradients_are_those_of_finite_differences():
-    """Of a loss that reads gated embeddings, and of the penalty: (penalty - a) t S'(t m), the paper's selection rule."""
+    """Of a loss that reads gated embeddings, and of the penalty: the two terms of the selection rule."""
     temperature, penalty, step = 3.0, 0.05, 1e-3
     start = np.array([0.5, -0.2, 0.8, 0.1])
     gates = soft_gates(list(start), temperature)
