@@ -8,9 +8,11 @@ import tensorflow_recommenders as tfrs
 from recsys._tensorflow import keras, tf
 from recsys.config.model import ModelConfig
 from recsys.features.embedding import EmbeddingTable, drop_identity
+from recsys.features.gates import Gates
 from recsys.features.numeric import standardise
 from recsys.features.pooling import Pooling, flatten, look_up
 from recsys.features.spec import Form, InputSpec
+from recsys.retrieval.gates import TowerGates
 from recsys.retrieval.spec import TowerSpec, TwoTowerSpec
 
 Features = Mapping[str, tf.Tensor]
@@ -30,10 +32,20 @@ class Tower(keras.layers.Layer):
     Tables are given, since the towers share them. Randomness (dropout) comes from the `seed` of the call alone; without
     a seed the tower is deterministic, as served. Training can hide fields of a row: a hidden field's vector is the
     field's default embedding, a trained vector that is neither that of a missing nor that of an unseen value.
+    `gates` are those of the fields in `gated`, in their order; gates of values belong to their tables.
     """
 
-    def __init__(self, spec: TowerSpec, config: ModelConfig, tables: Mapping[str, EmbeddingTable], seed: int) -> None:
+    def __init__(
+        self,
+        spec: TowerSpec,
+        config: ModelConfig,
+        tables: Mapping[str, EmbeddingTable],
+        seed: int,
+        gates: Gates | None = None,
+        gated: tuple[str, ...] = (),
+    ) -> None:
         super().__init__(name=f"{spec.name}_tower")
+        self.gates, self.gated = gates, gated
         self.spec = spec
         self.model = config
         self.tables = dict(tables)
@@ -130,6 +142,18 @@ class Tower(keras.layers.Layer):
                     vectors[part] = pooling(looked_up, flat)
             else:
                 vectors[inputs.name] = self.tables[inputs.table](values)
+        return self._scaled(vectors)
+
+    def _scaled(self, vectors: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """The vectors times their fields' gates and scales, where there are any."""
+        factors: dict[str, tf.Tensor | float] = {
+            inputs.name: inputs.scale for inputs in self.spec.inputs if inputs.scale != 1.0
+        }
+        if self.gates is not None:
+            factors |= dict(zip(self.gated, tf.unstack(self.gates.all(), num=len(self.gated)), strict=True))
+        for field, factor in factors.items():
+            for part in self.pools.get(field, (field,)):
+                vectors[part] = factor * vectors[part]
         return vectors
 
     def combine(self, vectors: Mapping[str, tf.Tensor]) -> tf.Tensor:
@@ -166,16 +190,29 @@ class TwoTower(tfrs.models.Model):
     The loss is the job's (recsys/retrieval/step.py); `compute_loss` is what tfrs.models.Model asks for.
     """
 
-    def __init__(self, spec: TwoTowerSpec, seed: int) -> None:
+    def __init__(self, spec: TwoTowerSpec, seed: int, gates: TowerGates | None = None) -> None:
         super().__init__()
         config = spec.config
-        self.spec = spec
+        self.spec, self.gates = spec, gates
+        by_table, by_field = (gates.tables, gates.fields) if gates is not None else ({}, {})
+        gated = gates.spec.fields if gates is not None else {}
         self.embedding_tables = {
-            table.name: EmbeddingTable(table, config.embedding_dim, scale=config.initial_scale, seed=seed)
+            table.name: EmbeddingTable(
+                table, config.embedding_dim, scale=config.initial_scale, seed=seed, gates=by_table.get(table.name)
+            )
             for table in spec.tables
         }
-        self.query_tower = Tower(spec.query, config, self.embedding_tables, seed)
-        self.item_tower = Tower(spec.item, config, self.embedding_tables, seed)
+        self.query_tower, self.item_tower = (
+            Tower(
+                tower,
+                config,
+                self.embedding_tables,
+                seed,
+                by_field.get(tower.name),
+                gated.get(tower.name, ()),
+            )
+            for tower in (spec.query, spec.item)
+        )
         self.log_inverse_temperature = tf.Variable(
             -tf.math.log(config.temperature.value),
             trainable=config.temperature.learned,
