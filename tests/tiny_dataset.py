@@ -167,7 +167,14 @@ def write_tiny_dataset(
                     "missing": 0,
                 }
             },
-            "mutual_information": {"fields": ["colour", "tags"], "matrix": [[0.69, 0.69], [0.69, 1.04]]},
+            "mutual_information": {
+                "item": {
+                    "fields": ["colour", "tags", "price"],
+                    "matrix": [[0.69, 0.35, 0.0], [0.35, 0.35, 0.0], [0.0, 0.0, 2.2]],
+                    "id": [0.69, 0.35, 2.2],
+                },
+                "user": {"fields": ["club"], "matrix": [[0.69]], "id": [0.69]},
+            },
         }
         (folder / "statistics.json").write_text(json.dumps(statistics, indent=1, sort_keys=True) + "\n")
     return path

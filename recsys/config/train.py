@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from recsys.config.base import Section
 from recsys.config.model import Size
+from recsys.config.ssl import SslConfig
 
 
 class StreamingConfig(Section):
@@ -114,6 +115,11 @@ class TrainConfig(Section):
     refit_on_validation: bool = False
     """Train once more from the start, for the chosen number of epochs, on training and validation events together."""
     loss: LossConfig = LossConfig()
+    ssl: SslConfig | None = None
+    """Self-supervision of the item tower, on items drawn from the catalogue; needs three fields that items have by
+    themselves, the id among them."""
+    query_ssl: SslConfig | None = None
+    """The same for the query tower, on users; their histories and all that comes with an event are hidden."""
     optimiser: OptimiserConfig = OptimiserConfig()
     input: InputConfig = InputConfig()
     validation: ValidationConfig = ValidationConfig()

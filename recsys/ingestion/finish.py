@@ -153,7 +153,7 @@ def write_items(
     entities.write_entities(context.folder / "items", "items", items, context.file_rows)
     return {
         "numeric": entities.numeric_summaries(items, context.schema.of(Side.ITEM)),
-        "mutual_information": mutual_information(items, context.schema),
+        "mutual_information": mutual_information(items, context.schema, Side.ITEM, context.seed),
     }
 
 
@@ -170,7 +170,10 @@ def write_users(
             columns[field.name] = entities.end_sequences(field, len(columns[USER]), shown, encoders.final, earlier)
     users = pa.table(columns)
     entities.write_entities(context.folder / "users", "users", users, context.file_rows)
-    return {"numeric": entities.numeric_summaries(users, context.schema.of(Side.USER))}
+    return {
+        "numeric": entities.numeric_summaries(users, context.schema.of(Side.USER)),
+        "mutual_information": mutual_information(users, context.schema, Side.USER, context.seed),
+    }
 
 
 def write_rejected(element: tuple[str, Iterable[bytes]], context: FinishContext) -> Iterator[tuple[str, str, int]]:
@@ -208,7 +211,7 @@ def write_summary(
     }
     statistics = {
         "numeric": {**numeric, **items[0]["numeric"], **users[0]["numeric"]},
-        "mutual_information": items[0]["mutual_information"],
+        "mutual_information": {"item": items[0]["mutual_information"], "user": users[0]["mutual_information"]},
     }
     (context.folder / "statistics.json").write_text(
         json.dumps(statistics, indent=1, sort_keys=True) + "\n", encoding="utf-8"

@@ -1,0 +1,27 @@
+"""Configuration of self-supervision, a second loss of a tower (recsys/retrieval/ssl.py)."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from recsys.config.base import Section
+from recsys.config.model import Share, Size
+
+
+class SslConfig(Section):
+    """Two views of one thing's fields must be nearer to each other than to the views of other things."""
+
+    method: Literal["cfm", "rfm", "rfm_independent", "no_masking", "spread_out"] = "cfm"
+    """What the two views hide. `cfm`: a random field and the half of the others that tell most about it, against the
+    rest. `rfm`: a random half against the other half. `rfm_independent`: two random halves. `no_masking`: nothing, the
+    views differ by value dropout alone. `spread_out`: nothing at all, the loss only pushes things apart (a control)."""
+    weight: float = Field(default=0.3, ge=0.0)
+    """Factor on this loss beside the main one; 0 is the same as no self-supervision."""
+    temperature: float | None = Field(default=None, gt=0.0, le=10.0)
+    """The temperature of this loss; that of the model where left out."""
+    value_dropout: Share = 0.3
+    """Share of the values of each multi-valued field that a view leaves out; one of them always stays."""
+    batch_size: Size | None = None
+    """Things drawn each step, uniformly and without repetition; `train.batch_size` where left out."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Steps over which the weight grows from 0; for main losses that spike at the start."""

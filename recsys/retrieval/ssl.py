@@ -1,0 +1,169 @@
+"""Self-supervision of a tower: two views of the same item's fields find each other among the views of other items.
+
+    L_self = -(1/N) sum_i log( exp(s(z_i, z'_i) / tau) / sum_j exp(s(z_i, z'_j) / tau) ),    L = L_main + alpha L_self
+
+(T. Yao et al., CIKM 2021, section 3; s is the cosine, z and z' the tower's outputs for the two views.) Both views go
+through the whole tower that is served, tables and output layer included. Items are drawn uniformly from the catalogue,
+apart from the main batch, so what has no clicks is learned from as much as what has many. There is no logQ, as the draw
+is uniform.
+"""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from recsys._tensorflow import tf
+from recsys.config.ssl import SslConfig
+from recsys.dataset_folder import DatasetFolder
+from recsys.errors import UserError
+from recsys.features.spec import Form
+from recsys.retrieval.field_information import field_information
+from recsys.retrieval.input import Batch, join, tower_columns
+from recsys.retrieval.sampler import UniformSampler
+from recsys.retrieval.softmax import sampled_softmax_loss
+from recsys.retrieval.towers import Tower, named_seed
+from recsys.retrieval.views import correlated_masks, correlated_sets, drop_values, random_masks
+from recsys.schema import MISSING_ID, Side
+
+LEAST_FIELDS = 3
+"""Fewer fields leave nothing to tell apart: with two, correlated masking would hide everything in one view."""
+
+COMPLEMENTARY = ("cfm", "rfm")
+
+SECTIONS = {Side.ITEM: "ssl", Side.USER: "query_ssl"}
+
+Masks = Callable[[tf.Tensor], tf.Tensor]
+"""From a seed `[2] int32` to `[2, fields] bool` over the fields that can be seen."""
+
+Draw = Callable[[tf.Tensor, Batch], tf.Tensor]
+"""From the step and the main batch to distinct ids `[n] int32`."""
+
+
+class SelfSupervision(tf.Module):
+    """The loss of one tower, by step. All randomness comes from (seed, step)."""
+
+    def __init__(
+        self,
+        tower: Tower,
+        config: SslConfig,
+        masks: Masks | None,
+        features: Mapping[str, tf.Tensor],
+        draw: Draw,
+        seed: int,
+    ) -> None:
+        """`features` are the tower's static inputs `[ids, …]`; what else it reads is hidden in both views.
+
+        `masks` gives each step's pair of masks; None hides nothing.
+        """
+        super().__init__(name=f"{tower.spec.name}_self_supervision")
+        self.tower, self.config, self.masks, self.features, self.draw = tower, config, masks, features, draw
+        self.seed = tf.constant([seed % (1 << 31), 0x55E1], tf.int32)
+        self.lists = [
+            inputs.name for inputs in tower.spec.inputs if inputs.form is Form.IDS and inputs.name in features
+        ]
+        self.visible = visible_fields(tower, features)
+        if masks is not None or len(self.visible) < len(tower.fields):
+            tower.allow_hiding()
+
+    def weight(self, step: tf.Tensor) -> tf.Tensor:
+        """The factor on the loss at step `step` (from 0), float32: alpha, after its ramp."""
+        done = tf.cast(step + 1, tf.float32)
+        return self.config.weight * tf.minimum(1.0, done / max(1, self.config.warmup_steps))
+
+    def loss(self, step: tf.Tensor, batch: Batch, inverse_temperature: tf.Tensor) -> tf.Tensor:
+        """L_self of the step's draw, a float32 scalar; `inverse_temperature` is the main loss's."""
+        first, second = self.views(self.draw(step, batch), step)
+        own = self.config.temperature
+        scale = tf.stop_gradient(inverse_temperature) if own is None else tf.constant(1.0 / own)
+        return sampled_softmax_loss(first, second, tf.zeros([tf.shape(second)[0]]), scale)
+
+    def views(self, ids: tf.Tensor, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The vectors of both views of `ids` `[n]` in step `step`: z and z', `[n, dim] float32` each."""
+        seed = tf.random.fold_in(self.seed, step)
+        features = self._features(ids)
+        identity = self.config.method == "spread_out"
+        first = self._fields(features, None if identity else tf.random.fold_in(seed, 1))
+        if identity:
+            vectors = self.tower.encode(self._hide(first, tf.zeros([1, len(self.visible)], tf.bool)))
+            return vectors, vectors
+        # Where no field is seen in both views, one look-up and one draw of values serve both.
+        once = self.config.method in COMPLEMENTARY
+        second = first if once else self._fields(features, tf.random.fold_in(seed, 2))
+        masks = tf.zeros([2, len(self.visible)], tf.bool)
+        if self.masks is not None:
+            masks = self.masks(tf.random.fold_in(seed, 0))
+        shown = self._hide(first, masks[:1]), self._hide(second, masks[1:])
+        vectors = self.tower.encode({name: tf.concat([shown[0][name], shown[1][name]], axis=0) for name in first})
+        count = tf.shape(ids)[0]
+        return vectors[:count], vectors[count:]
+
+    def _features(self, ids: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Inputs of the tower for drawn ids; those that only an event has are missing (and hidden)."""
+        inputs = join({self.tower.spec.id_column: ids}, self.tower.spec.id_column, self.features)
+        count = tf.shape(ids)[0]
+        for spec in self.tower.spec.inputs:
+            if spec.name not in inputs:
+                shape = [count, 1] if spec.is_list else [count]
+                inputs[spec.name] = tf.fill(shape, MISSING_ID) if spec.is_integer else tf.zeros(shape)
+        return inputs
+
+    def _fields(self, features: Mapping[str, tf.Tensor], seed: tf.Tensor | None) -> dict[str, tf.Tensor]:
+        """The fields' vectors, some values of multi-valued ones left out where there is a seed."""
+        thinned = dict(features)
+        if seed is not None and self.config.value_dropout:
+            for place, name in enumerate(self.lists):
+                thinned[name] = drop_values(features[name], self.config.value_dropout, tf.random.fold_in(seed, place))
+        return self.tower.field_vectors(thinned, None)
+
+    def _hide(self, vectors: Mapping[str, tf.Tensor], mask: tf.Tensor) -> Mapping[str, tf.Tensor]:
+        """Apply one view's mask `[1, visible fields]`; what is not visible at all is hidden in any case."""
+        if not self.tower.defaults:
+            return vectors
+        places = [
+            self.visible.index(field) if field in self.visible else len(self.visible) for field in self.tower.fields
+        ]
+        hidden = tf.concat([mask, tf.ones([1, 1], tf.bool)], axis=1)
+        return self.tower.hide(vectors, tf.gather(hidden, places, axis=1))
+
+
+def visible_fields(tower: Tower, features: Mapping[str, object]) -> tuple[str, ...]:
+    """The fields of a tower that a drawn id has by itself, in the tower's order: the id and static features."""
+    return tuple(field for field in tower.fields if field == tower.spec.id_column or field in features)
+
+
+def make_masks(config: SslConfig, information: np.ndarray, identity: int | None) -> Masks | None:
+    """The pairs of masks of a method, over the fields of `information` `[fields, fields]`."""
+    if config.method == "cfm":
+        sets = correlated_sets(information, identity)
+        return lambda seed: correlated_masks(sets, seed)
+    if config.method in ("rfm", "rfm_independent"):
+        return lambda seed: random_masks(len(information), seed, complementary=config.method == "rfm")
+    return None
+
+
+def self_supervision(
+    dataset: DatasetFolder, tower: Tower, side: Side, config: SslConfig, batch_size: int, seed: int
+) -> SelfSupervision:
+    """The self-supervision of a tower on the side's table. Raises UserError where it has too few fields to hide."""
+    features = tower_columns(dataset, tower.spec, side).joined
+    visible = visible_fields(tower, features)
+    if len(visible) < LEAST_FIELDS:
+        raise UserError(
+            f"train.{SECTIONS[side]}: views of {side.value}s need at least {LEAST_FIELDS} fields that they have by "
+            f"themselves (the id counts), but the {tower.spec.name} tower reads {list(visible)}; add fields to "
+            f"model.{tower.spec.name}.features or leave train.{SECTIONS[side]} out."
+        )
+    information = field_information(dataset, visible, side)
+    sampler = UniformSampler(
+        len(dataset.items if side is Side.ITEM else dataset.users),
+        config.batch_size or batch_size,
+        named_seed(seed, f"{side.value}/draw"),
+    )
+    return SelfSupervision(
+        tower,
+        config,
+        make_masks(config, information.matrix, information.identity),
+        {name: tf.constant(values) for name, values in features.items()},
+        lambda step, batch: sampler(step),
+        named_seed(seed, f"{side.value}/views"),
+    )
