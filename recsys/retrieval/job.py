@@ -16,7 +16,7 @@ from recsys.retrieval.checkpoints import CheckpointFolder
 from recsys.retrieval.display import Display, training_display
 from recsys.retrieval.export import catalogue_vectors, export_tower, write_json, write_vectors
 from recsys.retrieval.input import event_reader, tower_columns
-from recsys.retrieval.live import tower_signature
+from recsys.retrieval.live import build
 from recsys.retrieval.log_q import LogQ
 from recsys.retrieval.loop import Loop
 from recsys.retrieval.optimiser import make_optimiser
@@ -123,17 +123,6 @@ def train(
         elif searched["best_epoch"]:
             _take_best(loop, folder, searched["best_epoch"])
     return _write(loop, dataset, settings, progress, output)
-
-
-def build(model: TwoTower) -> None:
-    """Create every weight by running both towers once, on empty batches."""
-    for tower in (model.query_tower, model.item_tower):
-        tower(
-            {
-                name: tf.zeros([0] + [1] * (inputs.shape.rank - 1), inputs.dtype)
-                for name, inputs in tower_signature(tower.spec).items()
-            }
-        )
 
 
 def _catalogue(dataset: DatasetFolder, spec: TwoTowerSpec, config: TrainConfig) -> Catalogue:

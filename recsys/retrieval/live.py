@@ -6,7 +6,7 @@ import numpy as np
 
 from recsys._tensorflow import tf
 from recsys.retrieval.spec import TowerSpec
-from recsys.retrieval.towers import Tower
+from recsys.retrieval.towers import Tower, TwoTower
 
 
 def tower_signature(spec: TowerSpec) -> dict[str, tf.TensorSpec]:
@@ -20,6 +20,17 @@ def tower_signature(spec: TowerSpec) -> dict[str, tf.TensorSpec]:
         dtype = tf.int32 if inputs.is_integer else tf.float32
         signature[inputs.name] = tf.TensorSpec(shape, dtype, name=inputs.name)
     return signature
+
+
+def build(model: TwoTower) -> None:
+    """Create every weight by running both towers once, on empty batches."""
+    for tower in (model.query_tower, model.item_tower):
+        tower(
+            {
+                name: tf.zeros([0] + [1] * (inputs.shape.rank - 1), inputs.dtype)
+                for name, inputs in tower_signature(tower.spec).items()
+            }
+        )
 
 
 class LiveTower:
