@@ -1,0 +1,1 @@
+"""Click prediction on gated features: backbones, OptFS, calibration and evaluation."""
