@@ -7,9 +7,7 @@ import numpy as np
 from recsys.dataset_folder import DatasetFolder
 from recsys.errors import UserError
 from recsys.retrieval.views import correlated_sets
-from recsys.schema import ITEM, USER, Side
-
-ID_COLUMNS = {Side.ITEM: ITEM, Side.USER: USER}
+from recsys.schema import Side
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,10 +38,9 @@ def field_information(dataset: DatasetFolder, fields: tuple[str, ...], side: Sid
     found = dataset.statistics.get("mutual_information", {}).get(side.value)
     if found is None:
         raise UserError(
-            f"{dataset.path / 'statistics.json'}: there is no mutual_information.{side.value}, as this data set is of an "
-            "earlier version; make it again."
+            f"{dataset.path / 'statistics.json'}: mutual_information.{side.value} is missing, as this data set is of "
+            "an earlier version; make it again."
         )
-    id_column = ID_COLUMNS[side]
     place = {name: number for number, name in enumerate(found["fields"])}
     matrix = np.zeros((len(fields), len(fields)))
     for row, one in enumerate(fields):
@@ -52,5 +49,5 @@ def field_information(dataset: DatasetFolder, fields: tuple[str, ...], side: Sid
                 matrix[row, column] = found["matrix"][place[one]][place[other]]
             elif one in place or other in place:
                 matrix[row, column] = found["id"][place[one if one in place else other]]
-    identity = fields.index(id_column) if id_column in fields else None
+    identity = fields.index(side.value) if side.value in fields else None
     return FieldInformation(fields, matrix, identity)

@@ -14,6 +14,7 @@ import numpy as np
 
 from recsys._tensorflow import tf
 from recsys.config.ssl import SslConfig
+from recsys.config.train import TrainConfig
 from recsys.dataset_folder import DatasetFolder
 from recsys.errors import UserError
 from recsys.features.spec import Form
@@ -21,7 +22,7 @@ from recsys.retrieval.field_information import field_information
 from recsys.retrieval.input import Batch, join, tower_columns
 from recsys.retrieval.sampler import UniformSampler
 from recsys.retrieval.softmax import sampled_softmax_loss
-from recsys.retrieval.towers import Tower, named_seed
+from recsys.retrieval.towers import Tower, TwoTower, named_seed
 from recsys.retrieval.views import correlated_masks, correlated_sets, drop_values, random_masks
 from recsys.schema import MISSING_ID, Side
 
@@ -30,7 +31,6 @@ LEAST_FIELDS = 3
 
 COMPLEMENTARY = ("cfm", "rfm")
 
-SECTIONS = {Side.ITEM: "ssl", Side.USER: "query_ssl"}
 
 Masks = Callable[[tf.Tensor], tf.Tensor]
 """From a seed `[2] int32` to `[2, fields] bool` over the fields that can be seen."""
@@ -141,29 +141,46 @@ def make_masks(config: SslConfig, information: np.ndarray, identity: int | None)
     return None
 
 
-def self_supervision(
-    dataset: DatasetFolder, tower: Tower, side: Side, config: SslConfig, batch_size: int, seed: int
+def self_supervisions(
+    dataset: DatasetFolder, model: TwoTower, config: TrainConfig, seed: int
+) -> tuple[SelfSupervision, ...]:
+    """The self-supervisions that the configuration asks for and that weigh anything.
+
+    Raises UserError where a tower has too few fields to hide.
+    """
+    towers = {"ssl": (model.item_tower, config.ssl), "query_ssl": (model.query_tower, config.query_ssl)}
+    return tuple(
+        _self_supervision(dataset, tower, one, config.batch_size, f"train.{section}", seed)
+        for section, (tower, one) in towers.items()
+        if one is not None and one.weight
+    )
+
+
+def _self_supervision(
+    dataset: DatasetFolder, tower: Tower, config: SslConfig, batch_size: int, section: str, seed: int
 ) -> SelfSupervision:
-    """The self-supervision of a tower on the side's table. Raises UserError where it has too few fields to hide."""
+    side = Side(tower.spec.id_column)
     features = tower_columns(dataset, tower.spec, side).joined
     visible = visible_fields(tower, features)
     if len(visible) < LEAST_FIELDS:
         raise UserError(
-            f"train.{SECTIONS[side]}: views of {side.value}s need at least {LEAST_FIELDS} fields that they have by "
-            f"themselves (the id counts), but the {tower.spec.name} tower reads {list(visible)}; add fields to "
-            f"model.{tower.spec.name}.features or leave train.{SECTIONS[side]} out."
+            f"{section}: views of {side.value}s need at least {LEAST_FIELDS} fields that they have by themselves (the "
+            f"id counts), but the {tower.spec.name} tower reads {list(visible)}; add fields to "
+            f"model.{tower.spec.name}.features or leave {section} out."
         )
     information = field_information(dataset, visible, side)
-    sampler = UniformSampler(
-        len(dataset.items if side is Side.ITEM else dataset.users),
-        config.batch_size or batch_size,
-        named_seed(seed, f"{side.value}/draw"),
-    )
+    entities = dataset.items if side is Side.ITEM else dataset.users
+    sampler = UniformSampler(len(entities), config.batch_size or batch_size, named_seed(seed, f"{section}/draw"))
     return SelfSupervision(
         tower,
         config,
         make_masks(config, information.matrix, information.identity),
         {name: tf.constant(values) for name, values in features.items()},
         lambda step, batch: sampler(step),
-        named_seed(seed, f"{side.value}/views"),
+        named_seed(seed, f"{section}/views"),
     )
+
+
+def report(one: SelfSupervision, dataset: DatasetFolder) -> dict[str, object]:
+    """What training.json says of a self-supervision: its fields, their mutual information, what is hidden together."""
+    return field_information(dataset, one.visible, Side(one.tower.spec.id_column)).to_json(one.config.method)
