@@ -70,11 +70,13 @@ def split_of(table: pa.Table, stage: UserStage, plan: Plan) -> np.ndarray:
         return split_by_time(column(table, TIME), plan)
     if split.kind == "given":
         assert isinstance(split.validation, float)
-        return cut_validation(column(table, SPLIT), column(table, ROW), split.validation, stage.seed)
+        return cut_validation(
+            column(table, SPLIT), column(table, ROW), column(table, ITEM), split.validation, stage.seed
+        )
     if split.kind == "leave_last_out":
         return split_leave_last_out(column(table, USER), column(table, LABEL) > 0)
     assert isinstance(split.validation, float) and isinstance(split.test, float)
-    return split_random(column(table, ROW), split.validation, split.test, stage.seed)
+    return split_random(column(table, ROW), column(table, ITEM), split.validation, split.test, stage.seed)
 
 
 class PairsByUser(beam.DoFn):

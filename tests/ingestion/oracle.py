@@ -299,7 +299,9 @@ def tables(source: RawSource, config: Any, seed: int = 1) -> dict[str, Any]:
     else:
         for event in events:
             event.split = event.given or "train"
-        moved = split_random(np.array([e.key for e in events]), config.split.validation, 0.0, seed)
+        rank = {item: place for place, item in enumerate(sorted({e.item for e in events}))}
+        places = np.array([e.key for e in events]), np.array([rank[e.item] for e in events])
+        moved = split_random(*places, config.split.validation, 0.0, seed)
         for event, part in zip(events, moved, strict=True):
             event.split = "validation" if event.split == "train" and part == VALIDATION else event.split
     if schema.has_time:

@@ -35,12 +35,21 @@ def test_files_begin_about_every_so_many_rows() -> None:
     assert sizes.min() > 9_900
 
 
-def test_random_split_is_a_hash_of_the_row() -> None:
+def test_random_split_is_a_hash_of_row_and_item() -> None:
     rows = np.arange(100_000, dtype=np.int64) + (3 << 40)
-    split = split_random(rows, 0.2, 0.1, seed=1)
+    items = (rows % 1_000).astype(np.int32)
+    split = split_random(rows, items, 0.2, 0.1, seed=1)
     assert np.bincount(split) / len(rows) == pytest.approx([0.7, 0.2, 0.1], abs=0.01)
-    np.testing.assert_array_equal(split[::7], split_random(rows[::7], 0.2, 0.1, seed=1))
-    assert 0.3 < np.mean(split == split_random(rows, 0.2, 0.1, seed=2)) < 0.7
+    np.testing.assert_array_equal(split[::7], split_random(rows[::7], items[::7], 0.2, 0.1, seed=1))
+    assert 0.3 < np.mean(split == split_random(rows, items, 0.2, 0.1, seed=2)) < 0.7
+
+
+def test_random_split_parts_the_items_of_one_line() -> None:
+    rows, items = np.repeat(np.arange(1_000), 50), np.tile(np.arange(50), 1_000)
+    moved = split_random(rows, items, 0.2, 0.0, seed=1).reshape(1_000, 50).sum(axis=1)
+    assert moved.min() > 0
+    assert moved.max() < 30
+    assert np.var(moved) == pytest.approx(50 * 0.2 * 0.8, rel=0.2)  # as independent draws
 
 
 def test_leave_last_out() -> None:
