@@ -8,14 +8,15 @@ from dataclasses import dataclass
 
 from recsys._tensorflow import keras, tf
 from recsys.features.embedding import EmbeddingTable
-from recsys.schema import MISSING_ID, PADDING_ID
+from recsys.features.ragged import as_ragged, repeated
+from recsys.schema import MISSING_ID
 
 
 @dataclass(frozen=True)
 class FlatValues:
-    """The present values of a padded `[batch, width]` id column, row by row. Every row has at least one.
+    """The values of an id column of lists, row by row. Every row has at least one.
 
-    `ids` `[values] int32`; `row` `[values] int64`, ascending; `from_end` `[values] int32`: 0 for a row's last value.
+    `ids` `[values] int32`; `row` `[values] int32`, ascending; `from_end` `[values] int32`: 0 for a row's last value.
     """
 
     ids: tf.Tensor
@@ -23,43 +24,77 @@ class FlatValues:
     from_end: tf.Tensor
 
 
-def flatten(ids: tf.Tensor, drop_rate: float = 0.0, seed: tf.Tensor | None = None) -> FlatValues:
-    """The values of `[batch, width] int32` that are not padding.
+def flatten(ids: tf.Tensor | tf.RaggedTensor, drop_rate: float = 0.0, seed: tf.Tensor | None = None) -> FlatValues:
+    """The values of `ids`, ragged or `[batch, width] int32` padded with 0.
 
     With a seed each is left out with probability `drop_rate`. A row without any gets the missing id.
     """
-    present = tf.not_equal(ids, PADDING_ID)
-    length = tf.reduce_sum(tf.cast(present, tf.int32), axis=1)
+    ragged = as_ragged(ids)
+    values, lengths = ragged.values, tf.cast(ragged.row_lengths(), tf.int32)
+    row = repeated(lengths)
+    from_end = tf.gather(tf.cumsum(lengths), row) - 1 - tf.range(tf.size(values))
     if seed is not None and drop_rate > 0:
-        present &= tf.random.stateless_uniform(tf.shape(ids), seed) >= drop_rate
-    empty = tf.logical_not(tf.reduce_any(present, axis=1, keepdims=True))
-    first = tf.range(tf.shape(ids)[1])[None, :] == 0
-    ids = tf.where(empty & first, MISSING_ID, ids)
-    where = tf.where(present | (empty & first))
-    from_end = tf.gather(length, where[:, 0]) - 1 - tf.cast(where[:, 1], tf.int32)
-    return FlatValues(tf.gather_nd(ids, where), where[:, 0], tf.maximum(from_end, 0))
+        kept = tf.random.stateless_uniform(tf.shape(values), seed) >= drop_rate
+        lengths = tf.math.unsorted_segment_sum(tf.cast(kept, tf.int32), row, tf.size(lengths))
+        values, from_end = tf.boolean_mask(values, kept), tf.boolean_mask(from_end, kept)
+    # An empty row takes its one value, the missing id, from a place behind all others.
+    empty = tf.cast(tf.equal(lengths, 0), tf.int32)
+    row = repeated(lengths + empty)
+    source = tf.range(tf.size(row)) - tf.gather(tf.cumsum(empty, exclusive=True), row)
+    source = tf.where(tf.gather(tf.equal(empty, 1), row), tf.size(values), source)
+    return FlatValues(
+        tf.gather(tf.concat([values, [MISSING_ID]], axis=0), source),
+        row,
+        tf.gather(tf.concat([from_end, [0]], axis=0), source),
+    )
 
 
 @dataclass(frozen=True)
 class DistinctVectors:
-    """Vectors of the distinct values of a `FlatValues`: `vectors` `[distinct, dim]`, `place` `[values] int32` in it."""
+    """Vectors of the distinct values of a `FlatValues`: `vectors` `[distinct, dim]`, `place` `[values] int32` in it.
+
+    `openness` `[distinct] float32` is what each value counts where values can be closed (0: not at all), else None.
+    """
 
     vectors: tf.Tensor
     place: tf.Tensor
+    openness: tf.Tensor | None = None
 
 
 def look_up(table: EmbeddingTable, values: FlatValues) -> DistinctVectors:
-    """The embeddings of flat values, each distinct table row once. What gates values multiplies `vectors`."""
+    """The embeddings of flat values, gated where the table is, each distinct table row once."""
     distinct = tf.unique(table.rows(values.ids))
-    return DistinctVectors(table.vectors(distinct.y), distinct.idx)
+    return DistinctVectors(table.vectors(distinct.y), distinct.idx, table.openness(distinct.y))
 
 
 def mean_by_row(looked_up: DistinctVectors, values: FlatValues, weights: tf.Tensor | None = None) -> tf.Tensor:
-    """Mean of each row's vectors, weighted by positive `weights` `[values]` where given: `[batch, dim] float32`."""
+    """Mean of each row's vectors, weighted by positive `weights` `[values]` where given: `[batch, dim] float32`.
+
+    Closed values are left out of the mean; a row of which less than one value is open fades to zeros with it.
+    """
+    if looked_up.openness is not None:
+        return _open_mean(looked_up, values, looked_up.openness, weights)
     if weights is None:
         return tf.sparse.segment_mean(looked_up.vectors, looked_up.place, values.row)
     weighted = weights[:, None] * tf.gather(looked_up.vectors, looked_up.place)
     return tf.math.segment_sum(weighted, values.row) / tf.math.segment_sum(weights, values.row)[:, None]
+
+
+def _open_mean(
+    looked_up: DistinctVectors, values: FlatValues, openness: tf.Tensor, weights: tf.Tensor | None
+) -> tf.Tensor:
+    """sum of w_v x_v / sum of w_v o_v x min(1, sum of o_v), o the openness: without w, sum of x_v / max(1, sum of o_v).
+
+    OptFS specification, section 6, where x_v = g_v e_v; with weights, its extension.
+    """
+    opened = tf.gather(openness, looked_up.place)
+    count = tf.math.segment_sum(opened, values.row)
+    if weights is None:
+        total = tf.sparse.segment_sum(looked_up.vectors, looked_up.place, values.row)
+        return total / tf.maximum(count, 1.0)[:, None]
+    total = tf.math.segment_sum(weights[:, None] * tf.gather(looked_up.vectors, looked_up.place), values.row)
+    share = tf.math.divide_no_nan(tf.minimum(count, 1.0), tf.math.segment_sum(weights * opened, values.row))
+    return total * share[:, None]
 
 
 class Pooling(keras.layers.Layer):
@@ -80,6 +115,10 @@ class Pooling(keras.layers.Layer):
         """Pool what `look_up` found for `values`."""
         if self.kind == "mean":
             return mean_by_row(looked_up, values)
+        if self.kind == "root" and looked_up.openness is not None:
+            count = tf.math.segment_sum(tf.gather(looked_up.openness, looked_up.place), values.row)
+            total = tf.sparse.segment_sum(looked_up.vectors, looked_up.place, values.row)
+            return total / tf.sqrt(tf.maximum(count, 1.0))[:, None]
         if self.kind == "root":
             return tf.sparse.segment_sqrt_n(looked_up.vectors, looked_up.place, values.row)
         if self.kind == "recent":

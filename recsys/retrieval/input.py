@@ -2,20 +2,25 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from recsys._tensorflow import tf
 from recsys.config.train import TrainConfig
-from recsys.dataset_folder import DatasetFolder, pad_lists
+from recsys.dataset_folder import DatasetFolder
 from recsys.features.spec import InputSpec
 from recsys.retrieval.shards import EventReader, PositiveEvents
 from recsys.retrieval.spec import TowerSpec, TwoTowerSpec
 from recsys.schema import Side
 
-Batch = dict[str, dict[str, tf.Tensor]]
-"""`{"query": {column: tensor}, "item": {column: tensor}}`, batch first."""
+Batch = dict[str, dict[str, tf.Tensor | tf.RaggedTensor]]
+"""`{"query": {column: tensor}, "item": {column: tensor}}`, batch first; lists that events carry are ragged."""
+
+
+Lists = tuple[np.ndarray, np.ndarray]
+"""A column of lists: all values one row after the other `[values] int32`, and the rows' lengths `[rows] int32`."""
 
 
 @dataclass(frozen=True)
@@ -33,18 +38,22 @@ def tower_columns(dataset: DatasetFolder, tower: TowerSpec, side: Side) -> Colum
     return Columns(tuple(spec for spec in tower.inputs if spec.name not in static), joined)
 
 
-def decode(table: pa.Table, ids: str, specs: tuple[InputSpec, ...]) -> dict[str, np.ndarray]:
-    """Event columns as arrays: ids `[rows] int32`, lists `[rows, width] int32` padded with 0, numbers float32.
-
-    The width is that of the longest row of the table, so a batch is no wider than it needs to be.
-    """
-    arrays = {ids: table[ids].to_numpy()}
+def decode(table: pa.Table, ids: str, specs: tuple[InputSpec, ...]) -> dict[str, np.ndarray | Lists]:
+    """Event columns as arrays: ids `[rows] int32`, lists as `Lists`, numbers float32."""
+    arrays: dict[str, np.ndarray | Lists] = {ids: table[ids].to_numpy()}
     for spec in specs:
         if spec.is_list:
-            arrays[spec.name] = pad_lists(table[spec.name], None)
+            arrays[spec.name] = _lists(table[spec.name])
         else:
             arrays[spec.name] = table[spec.name].to_numpy().astype(np.int32 if spec.is_integer else np.float32)
     return arrays
+
+
+def _lists(column: pa.ChunkedArray) -> Lists:
+    lists = column.combine_chunks()
+    lists = lists.fill_null([]) if lists.null_count else lists
+    sizes = np.diff(lists.offsets.to_numpy()).astype(np.int32)
+    return lists.flatten().to_numpy(zero_copy_only=False).astype(np.int32, copy=False), sizes
 
 
 def join(arrays: Mapping[str, tf.Tensor], ids: str, joined: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -80,15 +89,15 @@ def training_batches(
     columns = {name: tower_columns(dataset, tower, side) for name, (tower, side) in towers.items()}
     static = {name: {key: tf.constant(array) for key, array in columns[name].joined.items()} for name in towers}
 
-    def read() -> Iterator[dict[str, dict[str, np.ndarray]]]:
+    def read() -> Iterator[dict[str, dict[str, np.ndarray | Lists]]]:
         now, first = epoch, step
         while True:
             for table in reader.batches(now, first):
                 yield {name: decode(table, tower.id_column, columns[name].event) for name, (tower, _) in towers.items()}
             now, first = now + 1, 0
 
-    def joined(batch: Batch) -> Batch:
-        return {name: join(batch[name], tower.id_column, static[name]) for name, (tower, _) in towers.items()}
+    def joined(batch: dict[str, dict[str, Any]]) -> Batch:
+        return {name: join(_ragged(batch[name]), tower.id_column, static[name]) for name, (tower, _) in towers.items()}
 
     signature = {
         name: {tower.id_column: tf.TensorSpec([None], tf.int32), **_signature(columns[name].event)}
@@ -98,8 +107,14 @@ def training_batches(
     return batches.map(joined).prefetch(prefetch)
 
 
-def _signature(specs: tuple[InputSpec, ...]) -> dict[str, tf.TensorSpec]:
+def _ragged(columns: dict[str, Any]) -> dict[str, tf.Tensor | tf.RaggedTensor]:
+    """Lists as ragged tensors `[batch, None] int32`, other columns as they are."""
     return {
-        spec.name: tf.TensorSpec([None, None] if spec.is_list else [None], tf.int32 if spec.is_integer else tf.float32)
-        for spec in specs
+        name: tf.RaggedTensor.from_row_lengths(*column, validate=False) if isinstance(column, tuple) else column
+        for name, column in columns.items()
     }
+
+
+def _signature(specs: tuple[InputSpec, ...]) -> dict[str, Any]:
+    ids, numbers = tf.TensorSpec([None], tf.int32), tf.TensorSpec([None], tf.float32)
+    return {spec.name: (ids, ids) if spec.is_list else ids if spec.is_integer else numbers for spec in specs}

@@ -12,10 +12,13 @@ so memory grows with (rows + candidates) x dim.
 from collections.abc import Callable
 
 from recsys._tensorflow import tf
-from recsys.schema import PADDING_ID
+from recsys.features.ragged import repeated
 
 SAFE_EXPONENT = 80.0
 """exp of up to this, summed and inverted, stays well within the normal range of float32 (about exp(+-87))."""
+
+BUCKETS = 1 << 17
+"""Size of the hashed set of candidates."""
 
 
 def sampled_softmax_loss(
@@ -25,7 +28,7 @@ def sampled_softmax_loss(
     inverse_temperature: tf.Tensor,
     *,
     candidate_ids: tf.Tensor | None = None,
-    seen_ids: tf.Tensor | None = None,
+    seen_ids: tf.RaggedTensor | None = None,
     weights: tf.Tensor | None = None,
     block_rows: int = 256,
 ) -> tf.Tensor:
@@ -35,7 +38,7 @@ def sampled_softmax_loss(
     extra negatives. `log_q` `[rows + extra] float32` is subtracted from every logit of its column, the positive's
     included; a common constant in it cancels. `inverse_temperature` is a scalar. With `candidate_ids`
     (`[rows + extra]` integers), a candidate with the id of the row's positive is no negative of that row (accidental
-    hit); nor, then, is one that stands in the row of `seen_ids` (`[rows, width]` integers padded with 0). `weights`
+    hit); nor, then, is one that stands in the row of `seen_ids` (ragged `[rows, None]` integers). `weights`
     `[rows] float32` are the rows' rewards (1 where left out).
 
     Where norms bound the logits so that no exponential can leave the range of float32, which the L2-normalised outputs
@@ -136,7 +139,7 @@ def _blocks(
 
 
 def _hit_finder(
-    candidate_ids: tf.Tensor, seen_ids: tf.Tensor | None = None
+    candidate_ids: tf.Tensor, seen_ids: tf.RaggedTensor | None = None
 ) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     """A function of a block's bounds that lists what is masked in it as (row in the block, candidate) `[hits, 2]`.
 
@@ -146,20 +149,32 @@ def _hit_finder(
     order = tf.argsort(candidate_ids, stable=True)
     runs = tf.gather(candidate_ids, order)
 
-    def hits(start: tf.Tensor, stop: tf.Tensor) -> tf.Tensor:
-        ids, owner = candidate_ids[start:stop], tf.range(stop - start)
-        if seen_ids is not None:
-            seen = seen_ids[start:stop]
-            where = tf.where(tf.not_equal(seen, PADDING_ID))
-            ids = tf.concat([ids, tf.cast(tf.gather_nd(seen, where), ids.dtype)], axis=0)
-            owner = tf.concat([owner, tf.cast(where[:, 0], tf.int32)], axis=0)
+    def run_of(ids: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         first = tf.searchsorted(runs, ids, side="left")
-        length = tf.searchsorted(runs, ids, side="right") - first
-        place = tf.repeat(tf.range(tf.size(ids)), length)
+        return first, tf.searchsorted(runs, ids, side="right") - first
+
+    own = run_of(candidate_ids)
+    if seen_ids is not None:
+        seen, reader = seen_ids.values, repeated(tf.cast(seen_ids.row_lengths(), tf.int32))
+        # Most of what was seen is no candidate: a hashed set tells nearly all of it without a search.
+        buckets = tf.scatter_nd(candidate_ids[:, None] % BUCKETS, tf.ones_like(candidate_ids), [BUCKETS])
+        possible = tf.gather(buckets, tf.cast(seen, candidate_ids.dtype) % BUCKETS) > 0
+        seen, reader = tf.cast(tf.boolean_mask(seen, possible), candidate_ids.dtype), tf.boolean_mask(reader, possible)
+        of_seen = run_of(seen)
+
+    def hits(start: tf.Tensor, stop: tf.Tensor) -> tf.Tensor:
+        first, length = (part[start:stop] for part in own)
+        owner = tf.range(start, stop)
+        if seen_ids is not None:
+            span = tf.searchsorted(reader, tf.stack([start, stop]))
+            first, length, owner = (
+                tf.concat([mine, theirs[span[0] : span[1]]], axis=0)
+                for mine, theirs in ((first, of_seen[0]), (length, of_seen[1]), (owner, reader))
+            )
+        place = repeated(length)
         within = tf.range(tf.size(place)) - tf.gather(tf.cumsum(length, exclusive=True), place)
         row = tf.gather(owner, place)
         column = tf.gather(order, tf.gather(first, place) + within)
-        other = tf.not_equal(column, row + start)
-        return tf.boolean_mask(tf.stack([row, column], axis=1), other)
+        return tf.boolean_mask(tf.stack([row - start, column], axis=1), tf.not_equal(column, row))
 
     return hits

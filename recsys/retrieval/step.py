@@ -8,10 +8,13 @@ import numpy as np
 from recsys._tensorflow import keras, tf
 from recsys.config.train import LossConfig
 from recsys.errors import UserError
+from recsys.features.gate_optimiser import GateOptimiser
+from recsys.features.ragged import as_ragged
 from recsys.retrieval.input import Batch, join
 from recsys.retrieval.log_q import LogQ
 from recsys.retrieval.softmax import sampled_softmax_loss
 from recsys.retrieval.spec import HISTORY_TABLE, TwoTowerSpec
+from recsys.retrieval.ssl import SelfSupervision
 from recsys.retrieval.towers import TwoTower
 from recsys.schema import FIRST_VALUE_ID, ITEM, Schema, Statistic
 
@@ -35,10 +38,14 @@ class Trainer(tf.Module):
         log_q: LogQ,
         catalogue: Catalogue,
         seed: int,
+        self_supervisions: tuple[SelfSupervision, ...] = (),
+        gates: GateOptimiser | None = None,
     ) -> None:
+        """`gates` moves the model's gates while they are searched for; `optimiser` moves all other weights."""
         super().__init__(name="trainer")
-        self.model, self.optimiser, self.config = model, optimiser, config
+        self.model, self.optimiser, self.config, self.gates = model, optimiser, config, gates
         self.log_q, self.catalogue, self.seed = log_q, catalogue, seed
+        self.self_supervisions = self_supervisions
         self.histories = item_histories(model.spec) if config.mask_history else ()
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
 
@@ -56,9 +63,14 @@ class Trainer(tf.Module):
             self.log_q(items[ITEM], batch["item"][ITEM], items),
             self.model.inverse_temperature,
             candidate_ids=items[ITEM] if self.config.mask_accidental_hits else None,
-            seen_ids=tf.concat([batch["query"][name] for name in self.histories], axis=1) if self.histories else None,
+            seen_ids=self._seen(batch),
             block_rows=self.config.block_rows,
         )
+
+    def _seen(self, batch: Batch) -> tf.RaggedTensor | None:
+        """The items of each row's histories where `mask_history` asks for them."""
+        histories = [as_ragged(batch["query"][name]) for name in self.histories]
+        return tf.concat(histories, axis=1) if histories else None
 
     def _with_uniform(self, items: Mapping[str, tf.Tensor], seed: tf.Tensor) -> dict[str, tf.Tensor]:
         """The batch's items followed by uniformly drawn ones with their static features."""
@@ -74,15 +86,21 @@ class Trainer(tf.Module):
 
     @tf.function(reduce_retracing=True)
     def train_step(self, batch: Batch, learning_rate: tf.Tensor) -> tf.Tensor:
-        """Update on one batch and return its loss, a float32 scalar."""
+        """Update on one batch and return its main loss, a float32 scalar."""
         self.log_q.update(batch["item"][ITEM])
         seed = tf.random.fold_in(tf.constant([self.seed % (1 << 31), 0x57E9], tf.int32), self.step)
+        logits = [gates.logits for gates in self.gates.gates] if self.gates is not None else []
         with tf.GradientTape() as tape:
-            loss = self.loss(batch, seed)
+            tape.watch(logits)
+            loss = total = self.loss(batch, seed)
+            for one in self.self_supervisions:
+                total += one.weight(self.step) * one.loss(self.step, batch, self.model.inverse_temperature)
         variables = self.model.trainable_variables
-        gradients = tape.gradient(loss, variables)
+        gradients = tape.gradient(total, [*variables, *logits])
         self.optimiser.learning_rate.assign(learning_rate)
-        self.optimiser.apply_gradients(zip(gradients, variables, strict=True))
+        self.optimiser.apply_gradients(zip(gradients[: len(variables)], variables, strict=True))
+        if self.gates is not None:
+            self.gates.apply(gradients[len(variables) :])
         self.step.assign_add(1)
         return loss
 

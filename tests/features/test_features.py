@@ -9,6 +9,7 @@ from recsys._tensorflow import tf
 from recsys.features.embedding import UNSEEN_ROW, EmbeddingTable, drop_identity
 from recsys.features.numeric import standardise
 from recsys.features.pooling import Pooling, flatten, look_up
+from recsys.features.ragged import repeated
 from recsys.features.spec import Form, InputSpec, full_table, identity_table
 
 DIM = 4
@@ -72,6 +73,32 @@ def test_pooling_equals_plain_python(rows, kind, width):
     lookup = table()
     found = layer(look_up(lookup, values), values).numpy()
     np.testing.assert_allclose(found, plain_pool(ids, lookup.table.numpy(), kind, 2.0, log_weights), atol=1e-5)
+    ragged = flatten(tf.ragged.constant(rows, tf.int32, ragged_rank=1))
+    for padded, flat in ((values.ids, ragged.ids), (values.row, ragged.row), (values.from_end, ragged.from_end)):
+        np.testing.assert_array_equal(padded, flat)
+
+
+@given(counts=st.lists(st.integers(0, 5), max_size=8))
+@settings(deadline=None, max_examples=30)
+def test_places_repeated_as_often_as_asked(counts):
+    """Zeros at the start, in the middle and at the end, and nothing at all."""
+    found = repeated(tf.constant(counts, tf.int32, shape=[len(counts)])).numpy()
+    np.testing.assert_array_equal(found, np.repeat(np.arange(len(counts)), counts))
+
+
+def test_a_batch_costs_what_its_values_cost():
+    """No tensor on the way from ragged ids to pooled vectors has rows x longest row cells."""
+    layer, lookup = Pooling("h", "recent"), table()
+
+    @tf.function(input_signature=[tf.RaggedTensorSpec([None, None], tf.int32, 1, tf.int32)])
+    def pooled(ids: tf.RaggedTensor) -> tf.Tensor:
+        values = flatten(ids, 0.5, tf.constant([1, 2]))
+        return layer(look_up(lookup, values), values)
+
+    padding = {"Tile", "RaggedTensorToTensor", "SequenceMask"}  # tf.repeat and value_rowids tile as they pad
+    assert not padding & {op.type for op in pooled.get_concrete_function().graph.get_operations()}
+    ids = tf.RaggedTensor.from_row_lengths(np.full(3300, 5, np.int32), np.array([1] * 300 + [3000], np.int32))
+    np.testing.assert_allclose(pooled(ids)[-1], lookup.table[5], atol=1e-5)
 
 
 def test_the_gradient_reaches_each_value_by_its_share():

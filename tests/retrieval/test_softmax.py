@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys._tensorflow import keras, tf
+from recsys.features.ragged import as_ragged
 from recsys.retrieval.softmax import sampled_softmax_loss
 
 
@@ -231,7 +232,7 @@ def test_what_a_row_has_seen_is_no_negative_of_it(temperature):
         tf.zeros([rows + extra]),
         tf.constant(1 / temperature, tf.float32),
         candidate_ids=tf.constant(ids),
-        seen_ids=tf.constant(seen),
+        seen_ids=as_ragged(tf.constant(seen)),
         block_rows=8,
     )
     assert float(loss) == pytest.approx(right, rel=1e-5)
