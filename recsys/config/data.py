@@ -1,4 +1,4 @@
-"""Configuration of where raw data comes from: `data.source` names one of five, each with options of its own."""
+"""Configuration of where raw data comes from: `data.source` names one of six, each with options of its own."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -175,6 +175,19 @@ class GowallaData(_Source):
     test: str = "test.txt"
 
 
+class FrappeData(_Source):
+    """Frappe app usage as the BARS benchmark splits it: a CSV file a part in `folder`, with a 0/1 label and no time.
+
+    A user, item and context may stand there more than once: ingest with `duplicates: keep`.
+    """
+
+    source: Literal["frappe"]
+    folder: Path
+    train: str = "train.resampled_negatives.csv.gz"
+    validation: str = "valid.csv.gz"
+    test: str = "test.csv.gz"
+
+
 class SimulatorSource(SimulatorData, _Source):
     """The simulator of a drifting shop (docs/simulator.md); its logs are written to `<workdir>/raw`.
 
@@ -187,6 +200,7 @@ class SimulatorSource(SimulatorData, _Source):
 
 
 DataConfig = Annotated[
-    FilesData | MovieLensData | GloboData | GowallaData | SimulatorSource, pydantic.Field(discriminator="source")
+    FilesData | MovieLensData | GloboData | GowallaData | FrappeData | SimulatorSource,
+    pydantic.Field(discriminator="source"),
 ]
 """Where raw data comes from, by `source`."""

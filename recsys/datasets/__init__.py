@@ -1,1 +1,1 @@
-"""Where raw data comes from: a user's own files, MovieLens, Globo news, Gowalla, the simulator of a drifting shop."""
+"""Where raw data comes from: a user's own files, public data sets, the simulator of a drifting shop."""

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from recsys.config.data import DataConfig, FilesData, GloboData, GowallaData, MovieLensData
+from recsys.config.data import DataConfig, FilesData, FrappeData, GloboData, GowallaData, MovieLensData
 from recsys.datasets.source import RawSource
 
 
@@ -29,6 +29,10 @@ def load_source(config: DataConfig, seed: int, workdir: Path) -> RawSource:
             from recsys.datasets.gowalla import gowalla_source
 
             source = gowalla_source(config)
+        case FrappeData():
+            from recsys.datasets.frappe import frappe_source
+
+            source = frappe_source(config)
         case _:
             from recsys.datasets.simulator.source import simulator_source
 

@@ -1,4 +1,4 @@
-"""MovieLens, Globo news and Gowalla: on the real files where they are, on files of the same format everywhere."""
+"""The public data sets: on the real files where they are, on files of the same format everywhere."""
 
 import zipfile
 
@@ -62,6 +62,50 @@ def test_gowalla_has_the_published_sizes(real_data):
     assert pc.count_distinct(events["item"]).as_py() == 40_981
     assert not rejected
     assert (source.given_split, source.schema.has_time) == (True, False)
+
+
+@pytest.mark.data
+def test_frappe_has_the_published_sizes(real_data):
+    source = source_of({"source": "frappe", "folder": str(real_data("frappe"))})
+    events, rows, rejected = read_all(source.events)
+    by_split = dict(zip(*(column.to_pylist() for column in pc.value_counts(events["split"]).flatten()), strict=True))
+    assert by_split == {"train": 202_027, "validation": 57_722, "test": 28_860}
+    assert not rejected
+    assert rows[:2] == [2, 3]
+    values = [pc.count_distinct(events[name]).as_py() for name in ("user", "item", *FRAPPE_CONTEXT)]
+    assert values[:2] == [957, 4082]
+    assert sum(values) == 5_382
+    assert set(source.inputs()) == {"train.resampled_negatives.csv.gz", "valid.csv.gz", "test.csv.gz"}
+    assert source.notes["negatives"] == "train negatives resampled"
+
+
+FRAPPE_CONTEXT = ("daytime", "weekday", "isweekend", "homework", "cost", "weather", "country", "city")
+
+
+def test_frappe_format(tmp_path):
+    header = "label,user,item," + ",".join(FRAPPE_CONTEXT) + "\n"
+    for name, row in (("train", "1,7,20"), ("valid", "0,8,20"), ("test", "1,7,21")):
+        (tmp_path / f"{name}.csv").write_text(header + row + ",30,31,32,33,34,35,36,37\n")
+    files = {"train": "train.csv", "validation": "valid.csv", "test": "test.csv"}
+    source = source_of({"source": "frappe", "folder": str(tmp_path), "drop_fields": ["city", "cost"]} | files)
+    events = read_all(source.events)[0].to_pylist()
+    assert events[0] == {
+        "user": "7",
+        "item": "20",
+        "label": "1",
+        "daytime": "30",
+        "weekday": "31",
+        "isweekend": "32",
+        "homework": "33",
+        "weather": "35",
+        "country": "36",
+        "split": "train",
+    }
+    assert [(row["label"], row["user"], row["item"], row["split"]) for row in events[1:]] == [
+        ("0", "8", "20", "validation"),
+        ("1", "7", "21", "test"),
+    ]
+    assert (source.given_split, source.schema.has_time, source.positive) == (True, False, None)
 
 
 def test_gowalla_lines(tmp_path):
@@ -162,6 +206,10 @@ def test_missing_files_say_what_was_expected(tmp_path):
         source_of({"source": "movielens", "folder": str(tmp_path)})
     with pytest.raises(UserError, match="is no folder"):
         source_of({"source": "globo", "folder": str(tmp_path / "no")})
+    with pytest.raises(UserError, match=r"no is no folder; expected the one with train\.resampled_negatives\.csv\.gz"):
+        source_of({"source": "frappe", "folder": str(tmp_path / "no")})
+    with pytest.raises(UserError, match=r"train\.resampled_negatives\.csv\.gz: no such file \(data\.folder"):
+        source_of({"source": "frappe", "folder": str(tmp_path)})
     with pytest.raises(UserError, match=r"train\.txt: no such file"):
         source_of({"source": "gowalla", "folder": str(tmp_path)})
 
