@@ -21,6 +21,11 @@ _NAME = re.compile(r"checkpoint-(\d+)\.npz")
 _STATE = "__state__"
 
 
+def best_file(epoch: int) -> str:
+    """The file of the weights after an epoch that was the best so far."""
+    return f"best-{epoch:06d}.npz"
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """Arrays by name and the JSON-able state that was saved with them."""
@@ -46,11 +51,17 @@ class CheckpointFolder:
 
     def write_best(self, epoch: int, arrays: Mapping[str, np.ndarray]) -> None:
         """Keep the weights of the best epoch so far; `save` removes those that no checkpoint left can mean."""
-        self.write(f"best-{epoch:06d}.npz", arrays, {})
+        self.write(best_file(epoch), arrays, {})
 
-    def read_best(self, epoch: int) -> Checkpoint | None:
-        """The weights kept for an epoch; None where they are absent or damaged."""
-        return self.read(f"best-{epoch:06d}.npz")
+    def require(self, name: str, what: str) -> Checkpoint:
+        """Read a file that must be there; raises UserError saying `what` is lost where it is absent or damaged."""
+        found = self.read(name)
+        if found is None:
+            raise UserError(
+                f"{self.folder / name}: {what} cannot be read (truncated or removed); remove the folder "
+                f"{self.folder} to train from the start."
+            )
+        return found
 
     def write(self, name: str, arrays: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> None:
         """Write one file durably under a name of its own."""

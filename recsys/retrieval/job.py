@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from recsys._tensorflow import tf
 from recsys.artifacts import Artifact, fingerprint, open_artifact, write_artifact
 from recsys.config.model import ModelConfig
@@ -12,23 +14,29 @@ from recsys.config.train import TrainConfig
 from recsys.dataset_folder import DatasetFolder
 from recsys.errors import UserError
 from recsys.retrieval import MODEL_FORMAT, MODEL_KIND
-from recsys.retrieval.checkpoints import CheckpointFolder
+from recsys.retrieval.checkpoints import Checkpoint, CheckpointFolder, best_file
 from recsys.retrieval.display import Display, training_display
 from recsys.retrieval.export import catalogue_vectors, export_tower, write_json, write_vectors
+from recsys.retrieval.gate_report import write_gate_report
+from recsys.retrieval.gate_search import REWIND, gate_arrays, gate_stage, rewind, set_gates
+from recsys.retrieval.gates import gate_spec, make_gates
 from recsys.retrieval.input import event_reader, tower_columns
-from recsys.retrieval.live import build
+from recsys.retrieval.live import LiveTower, build
 from recsys.retrieval.log_q import LogQ
 from recsys.retrieval.loop import Loop
 from recsys.retrieval.optimiser import make_optimiser
+from recsys.retrieval.pruning import prune
 from recsys.retrieval.shards import scan_positives
 from recsys.retrieval.spec import TwoTowerSpec, two_tower_spec
+from recsys.retrieval.ssl import report
 from recsys.retrieval.state import Progress, assign_variables
 from recsys.retrieval.step import Catalogue, Trainer, recent_problem, uniform_negatives_problem
 from recsys.retrieval.towers import TwoTower, named_seed
 from recsys.retrieval.validation import Validation
 from recsys.schema import ITEM, SPLITS, Side
 
-SEARCH, REFIT = "train", "refit"
+GATES, SEARCH, REFIT = "gates", "train", "refit"
+"""The phases: the search for gates, training with early stopping, training anew on validation events too."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,11 +56,18 @@ class _Run:
         splits = SPLITS[:2] if phase == REFIT else SPLITS[:1]
         events = scan_positives(self.dataset, splits)
         spec = two_tower_spec(self.dataset, self.model, events.counts)
-        model = TwoTower(spec, self.seed)
+        gates = None
+        if self.config.gates is not None:
+            gates = make_gates(gate_spec(spec, self.config.gates), spec.tables, hard=phase != GATES)
+        model = TwoTower(spec, self.seed, gates)
         build(model)
         validation = None
         if phase == SEARCH and self.dataset.event_files(SPLITS[1]):
             validation = Validation(self.dataset, self.config.validation)
+        reader = event_reader(self.dataset, spec, events, self.config, named_seed(self.seed, f"{phase}/order"))
+        stage = None
+        if phase == GATES and self.config.gates is not None:
+            stage = gate_stage(model, self.config.gates, events.rows, reader.steps)
         trainer = Trainer(
             model,
             make_optimiser(self.config.optimiser),
@@ -66,10 +81,29 @@ class _Run:
             ),
             _catalogue(self.dataset, spec, self.config),
             named_seed(self.seed, phase),
+            gates=stage.optimiser if stage is not None else None,
         )
-        reader = event_reader(self.dataset, spec, events, self.config, named_seed(self.seed, f"{phase}/order"))
         writer = tf.summary.create_file_writer(str(self.logs / phase))
-        return Loop(trainer, self.dataset, reader, self.config, validation, self.folder, writer, self.display)
+        return Loop(trainer, self.dataset, reader, self.config, validation, self.folder, writer, self.display, stage)
+
+    def phase(
+        self, start: Progress, epochs: int, saved: Checkpoint | None, gates: Mapping[str, np.ndarray] | None = None
+    ) -> tuple[Loop, Progress]:
+        """Run a phase to its end: from `saved` where that is of this phase, else from the start.
+
+        At its start, training takes over the `gates` that the search found and the weights to go back to; the refit
+        takes the gates only.
+        """
+        loop, progress = self.loop(start.phase), start
+        model = loop.trainer.model
+        if saved is not None and saved.state["phase"] == start.phase:
+            loop.restore(saved.arrays)
+            progress = Progress.from_json(saved.state)
+        elif gates is not None and model.gates is not None:
+            set_gates(model.gates, gates)
+            if start.phase == SEARCH:
+                rewind(model, loop.frequencies, self.folder.require(REWIND, "the weights to go back to").arrays)
+        return loop, loop.run(progress, epochs)
 
 
 def train(
@@ -101,27 +135,25 @@ def train(
     saved = folder.latest()
     with training_display(quiet) as display:
         run = _Run(dataset, model, train, seed, folder, Path(logs), display)
-        searched: Mapping[str, Any] | None = None
-        if saved is not None and saved.state["phase"] == REFIT:
+        phase = saved.state["phase"] if saved is not None else None
+        progress, gates = Progress(SEARCH), None
+        if train.gates is not None and phase in (None, GATES):
+            loop, found = run.phase(Progress(GATES), train.gates.search_epochs, saved)
+            progress = Progress(SEARCH, saves=found.saves, gate_epochs=found.epochs)
+            gates = _gates_of(loop)
+        if saved is not None and phase == REFIT:
             searched = saved.state["searched"]
         else:
-            loop = run.loop(SEARCH)
-            progress = Progress(SEARCH)
-            if saved is not None:
-                loop.restore(saved.arrays)
-                progress = Progress.from_json(saved.state)
-            progress = loop.run(progress, train.epochs)
-            searched = progress.to_json()
-            saved = None
+            loop, progress = run.phase(progress, train.epochs, saved, gates)
+            searched, gates = progress.to_json(), _gates_of(loop)
         if train.refit_on_validation and dataset.event_files(SPLITS[1]):
-            loop = run.loop(REFIT)
-            progress = Progress(REFIT, saves=searched["saves"], searched=dict(searched))
-            if saved is not None:
-                loop.restore(saved.arrays)
-                progress = Progress.from_json(saved.state)
-            loop.run(progress, searched["best_epoch"])
+            start = Progress(REFIT, saves=searched["saves"], searched=dict(searched))
+            # The refit starts from initial weights, so it also makes up for the epochs before the rewound ones.
+            epochs = searched["best_epoch"] + (train.gates.rewind_epoch if train.gates is not None else 0)
+            loop, progress = run.phase(start, epochs, saved, gates)
         elif searched["best_epoch"]:
-            _take_best(loop, folder, searched["best_epoch"])
+            best = folder.require(best_file(searched["best_epoch"]), "the weights of the best epoch")
+            assign_variables({"model": loop.variables["model"]}, best.arrays)
     return _write(loop, dataset, settings, progress, output)
 
 
@@ -138,21 +170,17 @@ def _catalogue(dataset: DatasetFolder, spec: TwoTowerSpec, config: TrainConfig) 
     return Catalogue(len(dataset.items), {name: tf.constant(values) for name, values in static.items()})
 
 
-def _take_best(loop: Loop, folder: CheckpointFolder, epoch: int) -> None:
-    best = folder.read_best(epoch)
-    if best is None:
-        raise UserError(
-            f"{folder.folder}: the weights of epoch {epoch}, the best one, cannot be read (truncated or removed); "
-            "remove the folder to train from the start."
-        )
-    assign_variables({"model": loop.variables["model"]}, best.arrays)
+def _gates_of(loop: Loop) -> dict[str, np.ndarray] | None:
+    gates = loop.trainer.model.gates
+    return gate_arrays(gates) if gates is not None else None
 
 
 def _write(
     loop: Loop, dataset: DatasetFolder, settings: Mapping[str, Any], progress: Progress, output: Path
 ) -> Artifact:
-    model = loop.trainer.model
-    vectors = catalogue_vectors(dataset, loop.embed_items)
+    trained = loop.trainer.model
+    model = prune(trained)
+    vectors = catalogue_vectors(dataset, loop.embed_items if model is trained else LiveTower(model.item_tower))
     representation = {
         "epoch": fingerprint(settings)[:16],
         "dimension": int(vectors.shape[1]),
@@ -167,6 +195,10 @@ def _write(
         "best_epoch": searched["best_epoch"] or searched["epoch"],
         "refit": progress.epochs if progress.phase == REFIT else None,
     }
+    if trained.gates is not None:
+        history["gates"] = searched["gate_epochs"]
+    for one in loop.trainer.self_supervisions:
+        history.setdefault("self_supervision", {})[one.tower.spec.name] = report(one, dataset)
     with write_artifact(output, MODEL_KIND, MODEL_FORMAT, {**settings, "parent": None}) as folder:
         export_tower(model.query_tower, folder / "query_tower")
         export_tower(model.item_tower, folder / "item_tower")
@@ -174,4 +206,6 @@ def _write(
         write_json(folder / "schema.json", dataset.schema.model_dump(mode="json"))
         write_json(folder / "representation.json", representation)
         write_json(folder / "training.json", history)
+        if trained.gates is not None:
+            write_gate_report(folder, dataset, trained, settings["train"]["gates"])
     return open_artifact(output, MODEL_KIND, MODEL_FORMAT)

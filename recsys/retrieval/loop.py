@@ -12,6 +12,7 @@ from recsys.dataset_folder import DatasetFolder
 from recsys.errors import UserError
 from recsys.retrieval.checkpoints import CheckpointFolder
 from recsys.retrieval.display import Display
+from recsys.retrieval.gate_search import REWIND, GateStage, rewind_arrays
 from recsys.retrieval.input import training_batches
 from recsys.retrieval.live import LiveTower
 from recsys.retrieval.shards import EventReader
@@ -41,17 +42,20 @@ class Loop:
     folder: CheckpointFolder
     writer: tf.summary.SummaryWriter
     display: Display
+    stage: GateStage | None = None
 
     def __post_init__(self) -> None:
         model = self.trainer.model
         self.embed_queries, self.embed_items = LiveTower(model.query_tower), LiveTower(model.item_tower)
         self.trainer.optimiser.build(model.trainable_variables)
         streaming = self.trainer.log_q.streaming
+        self.frequencies = list(streaming.variables) if streaming is not None else []
         self.variables = {
             "model": model.variables,
             "optimiser": self.trainer.optimiser.variables,
             "trainer": [self.trainer.step],
-            "frequencies": list(streaming.variables) if streaming is not None else [],
+            "frequencies": self.frequencies,
+            "gates": list(self.stage.optimiser.variables) if self.stage is not None else [],
         }
 
     def restore(self, arrays: dict[str, np.ndarray]) -> None:
@@ -75,6 +79,8 @@ class Loop:
         saved = time.monotonic()
         pending: list[tf.Tensor] = []
         while not progress.finished:
+            if progress.step == 0:
+                self._begin_epoch(progress)
             rate = learning_rate(self.config.optimiser, progress.epoch, progress.epoch * steps + progress.step)
             pending.append(self.trainer.train_step(next(batches), tf.constant(rate, tf.float32)))
             progress.step += 1
@@ -90,6 +96,11 @@ class Loop:
                 self._save(progress)
                 saved = time.monotonic()
         return progress
+
+    def _begin_epoch(self, progress: Progress) -> None:
+        """In a search for gates: the epoch's temperature, and the weights to go back to when their epoch has come."""
+        if self.stage is not None and self.stage.begin_epoch(progress.epoch):
+            self.folder.write(REWIND, rewind_arrays(self.trainer.model, self.frequencies), {})
 
     def _look(self, progress: Progress, pending: list[tf.Tensor], rate: float, epochs: int) -> None:
         """Add up the losses since the last look, log and show them."""
@@ -115,6 +126,8 @@ class Loop:
         progress.epoch, progress.step, progress.loss_sum = progress.epoch + 1, 0, 0.0
         last = progress.epoch == epochs
         stop = last
+        if self.stage is not None:
+            record |= self.stage.record()
         if self.validation is not None and (last or progress.epoch % self.config.validation.every_epochs == 0):
             metrics = self.validation.measure(self.embed_queries, self.embed_items)
             record |= metrics

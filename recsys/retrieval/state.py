@@ -14,7 +14,8 @@ class Progress:
     """How far a phase of training is. `epoch` and `step` are the next ones to run, counted from 0.
 
     `losses` holds the sum of the losses of the running epoch; `epochs` one record for each finished one; `best_epoch`
-    the number of epochs after which validation was best (0: none yet); `saves` numbers the checkpoints.
+    the number of epochs after which validation was best (0: none yet); `saves` numbers the checkpoints. `searched` is
+    what the phase before the refit ended with, `gate_epochs` the records of the epochs in which gates were searched.
     """
 
     phase: str
@@ -27,6 +28,7 @@ class Progress:
     finished: bool = False
     saves: int = 0
     searched: dict[str, Any] | None = None
+    gate_epochs: list[dict[str, float]] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """As a checkpoint stores it."""
