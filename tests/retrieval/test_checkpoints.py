@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from recsys.errors import UserError
-from recsys.retrieval.checkpoints import CheckpointFolder
+from recsys.retrieval.checkpoints import CheckpointFolder, best_file
 
 
 def save(folder: CheckpointFolder, number: int) -> None:
@@ -70,6 +70,6 @@ def test_the_best_weights_that_a_checkpoint_means_are_kept(tmp_path: Path):
     for number in range(1, 6):
         folder.write_best(number, {"table": np.full(3, number)})
         save(folder, number)
-    assert folder.read_best(5).arrays["table"].tolist() == [5, 5, 5]
-    assert folder.read_best(4) is not None
-    assert folder.read_best(3) is None
+    assert folder.read(best_file(5)).arrays["table"].tolist() == [5, 5, 5]
+    assert folder.read(best_file(4)) is not None
+    assert folder.read(best_file(3)) is None
