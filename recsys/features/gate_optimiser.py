@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from recsys._tensorflow import tf
 from recsys.features.gate_schedule import BETA_1, BETA_2, GateSearch
 from recsys.features.gates import Gates
@@ -36,6 +38,10 @@ class GateOptimiser(tf.Module):
                 self._update(gates, state, rows, slope)
             else:
                 self._update(gates, state, None, tf.convert_to_tensor(gradient))
+
+    def met(self) -> list[np.ndarray]:
+        """Which gates were ever updated, `[size] bool` each."""
+        return [updates.numpy() > 0 for _, _, updates in self.state]
 
     def _update(self, gates: Gates, state: tuple[tf.Variable, ...], rows: tf.Tensor | None, slope: tf.Tensor) -> None:
         """Move the gates of `rows` (None: all), whose gradients of the loss are `slope`."""

@@ -140,7 +140,7 @@ def train(
         if train.gates is not None and phase in (None, GATES):
             loop, found = run.phase(Progress(GATES), train.gates.search_epochs, saved)
             progress = Progress(SEARCH, saves=found.saves, gate_epochs=found.epochs)
-            gates = _gates_of(loop)
+            gates = loop.stage.found() if loop.stage is not None else None
         if saved is not None and phase == REFIT:
             searched = saved.state["searched"]
         else:
