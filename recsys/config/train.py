@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from recsys.config.base import Section
+from recsys.config.gates import GatesConfig
 from recsys.config.model import Size
 from recsys.config.ssl import SslConfig
 
@@ -120,6 +121,8 @@ class TrainConfig(Section):
     themselves, the id among them."""
     query_ssl: SslConfig | None = None
     """The same for the query tower, on users; their histories and all that comes with an event are hidden."""
+    gates: GatesConfig | None = None
+    """OptFS: first search which values or fields pay, then train on those alone; None: keep all."""
     optimiser: OptimiserConfig = OptimiserConfig()
     input: InputConfig = InputConfig()
     validation: ValidationConfig = ValidationConfig()
