@@ -28,7 +28,7 @@ from recsys.retrieval.optimiser import make_optimiser
 from recsys.retrieval.pruning import prune
 from recsys.retrieval.shards import scan_positives
 from recsys.retrieval.spec import TwoTowerSpec, two_tower_spec
-from recsys.retrieval.ssl import report
+from recsys.retrieval.ssl import report, self_supervisions
 from recsys.retrieval.state import Progress, assign_variables
 from recsys.retrieval.step import Catalogue, Trainer, recent_problem, uniform_negatives_problem
 from recsys.retrieval.towers import TwoTower, named_seed
@@ -81,6 +81,7 @@ class _Run:
             ),
             _catalogue(self.dataset, spec, self.config),
             named_seed(self.seed, phase),
+            self_supervisions(self.dataset, model, self.config, self.seed),
             gates=stage.optimiser if stage is not None else None,
         )
         writer = tf.summary.create_file_writer(str(self.logs / phase))
