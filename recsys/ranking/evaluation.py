@@ -1,0 +1,117 @@
+"""How good a ranker is on a part of a data set: overall, by slice of time, and by how often its values were seen."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from recsys.dataset_folder import DatasetFolder
+from recsys.encoding.arrays import lexicographic_order, run_starts
+from recsys.ranking.measure import Shown, measure_shown, reliability
+from recsys.ranking.metrics import calibration_bins
+from recsys.schema import FIRST_VALUE_ID, ITEM, LABEL, TIME, USER, Kind, Side
+
+RAREST = "rarest value"
+DECILES = 10
+MAX_TIME_SLICES = 14
+_HOUR_MS = 3_600_000
+_WIDTHS_MS = tuple(_HOUR_MS * hours for hours in (1, 2, 3, 6, 12, 24, 48, 168, 720, 2160, 8760))
+
+
+def shown_in(dataset: DatasetFolder, split: str, probabilities: np.ndarray) -> Shown:
+    """The impressions of a split with a ranker's probabilities `[n]`, in the order of its rows.
+
+    What one user was shown at one moment is a list.
+    """
+    events = dataset.events(split, (USER, TIME, LABEL))
+    users = events[USER].to_numpy().astype(np.int64) - FIRST_VALUE_ID
+    times = lists = None
+    if dataset.schema.has_time:
+        times = events[TIME].to_numpy()
+        lists = lists_of(users, times)
+    return Shown(events[LABEL].to_numpy(), users, np.asarray(probabilities, np.float64), times, lists)
+
+
+def lists_of(users: np.ndarray, times: np.ndarray) -> np.ndarray | None:
+    """A number for each `[n]` row, the same for rows of one user and moment; None where no two rows share both."""
+    order = lexicographic_order(users, times)
+    numbers = np.cumsum(run_starts(users[order], times[order])) - 1
+    if len(numbers) == 0 or numbers[-1] == len(numbers) - 1:
+        return None
+    lists = np.empty(len(numbers), np.int64)
+    lists[order] = numbers
+    return lists
+
+
+def evaluate_shown(
+    shown: Shown,
+    frequencies: Mapping[str, np.ndarray],
+    *,
+    resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Everything measured on some impressions, JSON-able.
+
+    `frequencies` gives, by name, how often each row's value was in the training part (`training_frequencies`).
+    `overall` (see `measure_shown`), `reliability`, `by_time` (the same figures with `from` and `to` in ms; empty
+    without times) and `by_frequency` by name, with the least and the largest count of each decile of the rows.
+    """
+    measured: dict[str, Any] = {
+        "overall": measure_shown(shown, resamples=resamples, confidence=confidence, seed=seed),
+        "reliability": reliability(shown) if len(shown) else [],
+        "by_time": [],
+    }
+    if shown.times is not None and len(shown):
+        width = slice_width(shown.times)
+        numbers = shown.times // width
+        for number in np.unique(numbers):
+            figures = measure_shown(
+                shown.where(numbers == number), resamples=resamples, confidence=confidence, seed=seed
+            )
+            measured["by_time"].append({"from": int(number * width), "to": int((number + 1) * width)} | figures)
+    measured["by_frequency"] = {name: _by_frequency(shown, counts) for name, counts in frequencies.items()}
+    return measured
+
+
+def slice_width(times: np.ndarray) -> int:
+    """The shortest round span (ms) of which at most MAX_TIME_SLICES cover the times `[n]`."""
+    first, last = int(times.min()), int(times.max())
+    for width in _WIDTHS_MS:
+        if last // width - first // width < MAX_TIME_SLICES:
+            return width
+    return _WIDTHS_MS[-1]
+
+
+def _by_frequency(shown: Shown, counts: np.ndarray) -> list[dict[str, Any]]:
+    deciles = calibration_bins(counts, DECILES)
+    found = []
+    for decile in np.unique(deciles):
+        part = deciles == decile
+        span = {"least": int(counts[part].min()), "most": int(counts[part].max())}
+        found.append(span | measure_shown(shown.where(part)))
+    return found
+
+
+def training_frequencies(dataset: DatasetFolder, split: str) -> dict[str, np.ndarray]:
+    """How many training impressions had the value that each row of `split` has, `[n] int64`, by name.
+
+    `user`, `item`, and `rarest value`: the least over these and all single-valued categorical fields.
+    """
+    names = [field.name for field in dataset.schema.of(Side.CONTEXT, Kind.CATEGORICAL)]
+    train, asked = (dataset.events(part, (USER, ITEM, *names)) for part in ("train", split))
+    counts: dict[str, np.ndarray] = {}
+    for name in (USER, ITEM, *names):
+        counts[name] = _seen(train[name].to_numpy(), asked[name].to_numpy())
+    for side, key in ((Side.USER, USER), (Side.ITEM, ITEM)):
+        features = dataset.features(side)
+        for field in dataset.schema.of(side, Kind.CATEGORICAL):
+            column = features[field.name]
+            counts[field.name] = _seen(column[train[key].to_numpy()], column[asked[key].to_numpy()])
+    rarest = np.min(np.stack(list(counts.values())), axis=0)
+    return {USER: counts[USER], ITEM: counts[ITEM], RAREST: rarest}
+
+
+def _seen(train: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    size = 1 + max(int(train.max(initial=0)), int(asked.max(initial=0)))
+    return np.bincount(train, minlength=size)[asked]

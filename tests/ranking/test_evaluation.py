@@ -1,0 +1,189 @@
+"""Evaluation of a ranker: slices, intervals that cover, lists, frequencies, and the simulator's truth."""
+
+import json
+from itertools import pairwise
+
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+
+from recsys.config import parse_config
+from recsys.dataset_folder import DatasetFolder
+from recsys.errors import UserError
+from recsys.evaluation.bootstrap import Resamples
+from recsys.pipeline import Pipeline
+from recsys.ranking import metrics
+from recsys.ranking.evaluation import evaluate_shown, lists_of, shown_in, slice_width, training_frequencies
+from recsys.ranking.measure import Shown, auc_replicates, measure_shown, reliability
+from recsys.ranking.truth import against_truth, true_probabilities
+
+HOUR = 3_600_000
+
+
+def shop(rows: int, seed: int = 4, users: int = 60) -> tuple[Shown, np.ndarray]:
+    """Impressions in lists of five, with true probabilities as predictions; and the truth."""
+    rng = np.random.default_rng(seed)
+    lists = np.arange(rows) // 5
+    owner = rng.integers(0, users, rows // 5 + 1)[lists]
+    truth = 1 / (1 + np.exp(1.5 - rng.normal(size=users)[owner] - rng.normal(size=rows)))
+    labels = (rng.random(rows) < truth).astype(np.int8)
+    return Shown(labels, owner, truth, 1_700_000_000_000 + lists * 60_000, lists), truth
+
+
+def test_every_figure_is_the_metric_of_its_name() -> None:
+    shown, _ = shop(4_000)
+    p, y = shown.probabilities, shown.labels
+    figures = measure_shown(shown, resamples=200, seed=1)
+    expected = {
+        "auc": metrics.auc(p, y),
+        "gauc": metrics.grouped_auc(p, y, shown.users),
+        "log_loss": metrics.log_loss(p, y),
+        "normalised_entropy": metrics.normalised_entropy(p, y),
+        "ndcg": float(np.nanmean(metrics.list_ndcg(p, y, shown.lists))),
+        "predicted_over_observed": p.sum() / y.sum(),
+    }
+    assert {name: figures[name]["value"] for name in expected} == pytest.approx(expected)
+    for name in expected:
+        assert figures[name]["low"] < figures[name]["value"] < figures[name]["high"]
+    assert figures["calibration_error"]["value"] == metrics.calibration_error(p, y)
+    assert (figures["rows"], figures["positives"], figures["users"]) == (4_000, y.sum(), 60)
+    json.dumps(figures)
+
+
+def test_a_resample_is_the_figure_of_repeated_rows() -> None:
+    shown, _ = shop(300, users=12)
+    shown = Shown(shown.labels, shown.users, shown.probabilities.round(1), None, shown.lists)
+    draws = Resamples.make(shown.users, 30, 5)
+    found = auc_replicates(shown.probabilities, shown.labels, draws)
+    for replicate in range(30):
+        times = draws.draws[replicate][draws.owner]
+        repeated = np.repeat(np.arange(len(shown)), times)
+        assert found[replicate] == pytest.approx(metrics.auc(shown.probabilities[repeated], shown.labels[repeated]))
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
+    _, truth = shop(400_000)
+    labels = np.random.default_rng(0).random(len(truth)) < truth
+    aim = metrics.auc(truth, labels)
+    covered = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        rows = rng.integers(0, len(truth), 1500)
+        drawn = (rng.random(1500) < truth[rows]).astype(np.int8)
+        sample = Shown(drawn, rows, truth[rows])  # a user a row: independent rows
+        figures = measure_shown(sample, resamples=150, confidence=0.9, seed=seed)["auc"]
+        covered += figures["low"] <= aim <= figures["high"]
+    assert 0.78 < covered / 60 <= 1
+
+
+def test_what_the_rows_do_not_have_is_left_out() -> None:
+    one_class = Shown(np.ones(10, np.int8), np.arange(10), np.full(10, 0.7))
+    figures = measure_shown(one_class, resamples=20)
+    assert set(figures) == {"rows", "positives", "users", "log_loss", "predicted_over_observed", "calibration_error"}
+    assert measure_shown(one_class.where(np.zeros(10, bool)))["rows"] == 0
+    assert evaluate_shown(one_class, {}, resamples=0)["by_time"] == []
+
+
+def test_reliability_holds_all_rows_and_its_interval_the_share() -> None:
+    shown, _ = shop(20_000)
+    curve = reliability(shown, 10)
+    assert sum(point["rows"] for point in curve) == 20_000
+    assert [point["predicted"] for point in curve] == sorted(point["predicted"] for point in curve)
+    inside = [point["low"] <= point["predicted"] <= point["high"] for point in curve]
+    assert sum(inside) >= 7
+    for point in curve:
+        assert 0 <= point["low"] <= point["observed"] <= point["high"] <= 1
+    certain = reliability(Shown(np.ones(4, np.int8), np.arange(4), np.full(4, 0.5)))
+    assert (certain[0]["observed"], certain[0]["high"]) == (1.0, 1.0)
+    assert 0.4 < certain[0]["low"] < 0.6  # Wilson's 4 of 4
+
+
+def test_slices_of_time_part_the_rows_at_round_moments() -> None:
+    shown, _ = shop(5_000)
+    measured = evaluate_shown(shown, {}, resamples=20)
+    slices = measured["by_time"]
+    assert sum(one["rows"] for one in slices) == 5_000
+    assert 1 < len(slices) <= 14
+    for one in slices:
+        part = shown.where((shown.times >= one["from"]) & (shown.times < one["to"]))
+        assert one["rows"] == len(part)
+        assert one["auc"]["value"] == pytest.approx(metrics.auc(part.probabilities, part.labels))
+        assert one["from"] % HOUR == 0
+    assert slice_width(np.array([0, 13 * HOUR])) == HOUR
+    assert slice_width(np.array([0, 14 * HOUR])) == 2 * HOUR
+    assert slice_width(np.array([0, 10**15])) == 8760 * HOUR
+
+
+def test_deciles_of_frequency_part_the_rows_by_count() -> None:
+    shown, _ = shop(3_000)
+    counts = np.random.default_rng(1).geometric(0.01, 3_000)
+    deciles = evaluate_shown(shown, {"item": counts}, resamples=0)["by_frequency"]["item"]
+    assert len(deciles) == 10
+    assert sum(one["rows"] for one in deciles) == 3_000
+    assert all(270 < one["rows"] < 330 for one in deciles)
+    assert all(a["most"] < b["least"] for a, b in pairwise(deciles))
+
+
+def test_lists_are_what_a_user_saw_at_a_moment() -> None:
+    users, times = np.array([1, 2, 1, 1, 2]), np.array([5, 5, 5, 6, 5])
+    lists = lists_of(users, times)
+    assert (lists[0] == lists[2], lists[1] == lists[4], len(set(lists.tolist()))) == (True, True, 3)
+    assert lists_of(users, np.arange(5)) is None
+    assert lists_of(users[:0], times[:0]) is None
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory) -> Pipeline:
+    """A small simulated shop, ingested."""
+    workdir = tmp_path_factory.mktemp("simulated")
+    data = {"source": "simulator", "users": 300, "items": 80, "days": 4, "impressions": 20_000}
+    pipeline = Pipeline(parse_config({"name": "test", "workdir": str(workdir), "data": data}), quiet=True)
+    pipeline.ingest()
+    return pipeline
+
+
+def test_truth_is_joined_row_by_row_and_nothing_beats_it(simulated: Pipeline) -> None:
+    dataset = DatasetFolder.open(simulated.dataset_path)
+    truth = true_probabilities(dataset, "test", simulated.workdir / "raw")
+    np.testing.assert_allclose(truth["probability"], truth["examination"] * truth["relevance"], rtol=1e-5)
+    events = dataset.events("test", ("position", "label"))
+    places = dataset.vocabulary("position")
+    raw = np.array(places.table["value"].cast("int64"))[events["position"].to_numpy() - 3]
+    for place in np.unique(raw):  # the examination is a function of the position, so rows belong together
+        assert np.ptp(truth["examination"][raw == place]) < 1e-9
+    assert metrics.calibration_error(truth["probability"], events["label"].to_numpy()) < 0.03
+
+    labels = events["label"].to_numpy()
+    best = against_truth(truth["probability"], labels, truth["probability"])
+    assert best["auc"] == best["bayes_auc"] > 0.6
+    assert (best["mean_absolute_gap"], best["excess_log_loss"]) == (0.0, 0.0)
+    worse = against_truth(np.full(len(labels), labels.mean()), labels, truth["probability"])
+    assert worse["auc"] == 0.5
+    assert worse["excess_log_loss"] == pytest.approx(worse["log_loss"] - worse["bayes_log_loss"], abs=0.02)
+    assert worse["root_mean_square_gap"] >= worse["mean_absolute_gap"] > 0.01
+    shifted = against_truth(np.minimum(truth["probability"] + 0.1, 1), labels, truth["probability"])["calibration"]
+    assert all(one["predicted"] - one["true"] == pytest.approx(0.1, abs=0.01) for one in shifted)
+    json.dumps(worse)
+
+
+def test_a_data_set_of_other_logs_is_refused(simulated: Pipeline, tmp_path) -> None:
+    dataset = DatasetFolder.open(simulated.dataset_path)
+    with pytest.raises(UserError, match="no impressions here"):
+        true_probabilities(dataset, "test", tmp_path)
+
+
+def test_impressions_and_frequencies_of_a_data_set(simulated: Pipeline) -> None:
+    dataset = DatasetFolder.open(simulated.dataset_path)
+    events = dataset.events("test", ("user", "item", "time", "label", "device"))
+    shown = shown_in(dataset, "test", np.full(len(events), 0.1))
+    sizes = np.bincount(shown.lists)
+    assert np.median(sizes) == 10  # the simulator's lists
+    assert (np.diff(shown.times) >= 0).all()
+    frequencies = training_frequencies(dataset, "test")
+    train = dataset.events("train", ("user", "item", "device"))
+    row = 17
+    for name in ("user", "item"):
+        same = pc.sum(pc.equal(train[name], events[name][row])).as_py()
+        assert frequencies[name][row] == same
+    assert (frequencies["rarest value"] <= np.minimum(frequencies["user"], frequencies["item"])).all()
+    assert (frequencies["rarest value"] < frequencies["item"]).any()
