@@ -15,6 +15,7 @@ from recsys.config.evaluate import EvaluateConfig
 from recsys.config.index import IndexConfig
 from recsys.config.ingest import IngestConfig
 from recsys.config.model import ModelConfig
+from recsys.config.ranking import RankingConfig
 from recsys.config.serve import ServeConfig
 from recsys.config.train import TrainConfig
 from recsys.errors import UserError
@@ -35,6 +36,7 @@ class Config(Section):
     ingest: IngestConfig = IngestConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
+    ranking: RankingConfig | None = None
     index: IndexConfig = IndexConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     serve: ServeConfig = ServeConfig()

@@ -1,4 +1,4 @@
-"""The positive training events as a sequence of row groups, in an order fixed by (seed, epoch)."""
+"""The training events, all or the positives, as a sequence of row groups, in an order fixed by (seed, epoch)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,13 +26,14 @@ class RowGroup:
 
 @dataclass(frozen=True, eq=False)
 class PositiveEvents:
-    """The positives of some splits: where they are, and how often each user and item occurs among them.
+    """The positives (or all rows) of some splits: where they are, and how often each user and item occurs among them.
 
     `counts["user"]` and `counts["item"]` are `[ids] int64`.
     """
 
     groups: tuple[RowGroup, ...]
     counts: dict[str, np.ndarray]
+    all_labels: bool = False
 
     @property
     def rows(self) -> int:
@@ -40,15 +41,19 @@ class PositiveEvents:
         return sum(group.positives for group in self.groups)
 
 
-def scan_positives(dataset: DatasetFolder, splits: tuple[str, ...]) -> PositiveEvents:
-    """Count positives by row group, user and item; reads three columns, one row group at a time."""
+def scan_positives(dataset: DatasetFolder, splits: tuple[str, ...], *, all_labels: bool = False) -> PositiveEvents:
+    """Count positives by row group, user and item; reads three columns, one row group at a time.
+
+    With `all_labels`, what a ranker learns from, rows of label 0 count and are read as well.
+    """
     counts = {name: np.zeros(dataset.vocabulary(name).size, np.int64) for name in (USER, ITEM)}
     groups = []
     for split in splits:
         for file in dataset.event_files(split):
             reader = _open(file)
             for index in range(reader.num_row_groups):
-                table = _positives(_read(reader, file, index, [USER, ITEM, LABEL]))
+                table = _read(reader, file, index, [USER, ITEM, LABEL])
+                table = table if all_labels else _positives(table)
                 groups.append(RowGroup(file, index, len(table)))
                 for name, total in counts.items():
                     total += np.bincount(table[name].to_numpy(), minlength=len(total))
@@ -57,7 +62,7 @@ def scan_positives(dataset: DatasetFolder, splits: tuple[str, ...]) -> PositiveE
             f"{dataset.path}: no positive events (label 1) in {' and '.join(splits)}; training needs some. Check "
             "data.positive and ingest.split."
         )
-    return PositiveEvents(tuple(groups), counts)
+    return PositiveEvents(tuple(groups), counts, all_labels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,7 +160,8 @@ class EventReader:
 
     def _decode(self, group: RowGroup) -> pa.Table:
         columns = list(dict.fromkeys([*self.columns, LABEL]))
-        return _positives(_read(_open(group.file), group.file, group.index, columns)).select(list(self.columns))
+        table = _read(_open(group.file), group.file, group.index, columns)
+        return (table if self.events.all_labels else _positives(table)).select(list(self.columns))
 
 
 def _rows(groups: list[RowGroup]) -> int:
