@@ -137,13 +137,14 @@ def _sums_by_user(shown: Shown) -> np.ndarray:
     count = int(owner.max()) + 1
     values, mass = auc_by_group(shown.probabilities, shown.labels, owner)
     mass = np.where(np.isnan(values), 0.0, mass)
-    lists, ndcg = np.zeros(count), np.zeros(count)
+    lists: np.ndarray = np.zeros(count)
+    ndcg: np.ndarray = np.zeros(count)
     if shown.lists is not None:
         gained = list_ndcg(shown.probabilities, shown.labels, shown.lists)
         _, firsts = np.unique(shown.lists, return_index=True)
         there = ~np.isnan(gained)
-        lists = np.bincount(owner[firsts[there]], np.ones(int(there.sum())), count)
-        ndcg = np.bincount(owner[firsts[there]], gained[there], count)
+        lists = np.bincount(owner[firsts[there]], minlength=count)
+        ndcg = np.bincount(owner[firsts[there]], gained[there], minlength=count)
     rows = [
         np.bincount(owner, weights, minlength=count)
         for weights in (None, shown.labels, shown.probabilities, row_log_losses(shown.probabilities, shown.labels))
