@@ -51,7 +51,20 @@ def recommend(
 
     `advanced` is told the number of queries done, for a progress bar.
     """
+    return recommend_scored(model, queries, catalogue, k, advanced=advanced)[0]
+
+
+def recommend_scored(
+    model: Recommender,
+    queries: Queries,
+    catalogue: Catalogue,
+    k: int,
+    *,
+    advanced: Callable[[int], None] = lambda done: None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """As `recommend`, with the columns' scores `[n, k] float32` (-inf where there is no column)."""
     found = np.empty((len(queries), k), np.int64)
+    values = np.empty((len(queries), k), np.float32)
     size = max(1, BLOCK_SCORES // max(1, len(catalogue)))
     moment = None
     for first, last in _blocks(queries.known_at, size, together=not model.dynamic):
@@ -63,9 +76,9 @@ def recommend(
             mask_columns(scores, queries.seen.block(first, last), 0, last - first)
         if catalogue.available_from is not None:
             scores[catalogue.available_from > queries.known_at[first:last, None]] = -np.inf
-        found[first:last], _ = best_columns(scores, k)
+        found[first:last], values[first:last] = best_columns(scores, k)
         advanced(last - first)
-    return found
+    return found, values
 
 
 def _blocks(moments: np.ndarray, size: int, *, together: bool) -> Iterator[tuple[int, int]]:
