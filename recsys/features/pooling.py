@@ -37,16 +37,22 @@ def flatten(ids: tf.Tensor | tf.RaggedTensor, drop_rate: float = 0.0, seed: tf.T
         kept = tf.random.stateless_uniform(tf.shape(values), seed) >= drop_rate
         lengths = tf.math.unsorted_segment_sum(tf.cast(kept, tf.int32), row, tf.size(lengths))
         values, from_end = tf.boolean_mask(values, kept), tf.boolean_mask(from_end, kept)
-    # An empty row takes its one value, the missing id, from a place behind all others.
+        row = tf.boolean_mask(row, kept)
+    flat = (values, row, from_end)
+    return FlatValues(*tf.cond(tf.reduce_any(lengths < 1), lambda: _without_empty_rows(*flat, lengths), lambda: flat))
+
+
+def _without_empty_rows(
+    values: tf.Tensor, row: tf.Tensor, from_end: tf.Tensor, lengths: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """The same with the missing id where a row has no value."""
     empty = tf.cast(tf.equal(lengths, 0), tf.int32)
     row = repeated(lengths + empty)
     source = tf.range(tf.size(row)) - tf.gather(tf.cumsum(empty, exclusive=True), row)
+    # An empty row takes its one value from a place behind all others.
     source = tf.where(tf.gather(tf.equal(empty, 1), row), tf.size(values), source)
-    return FlatValues(
-        tf.gather(tf.concat([values, [MISSING_ID]], axis=0), source),
-        row,
-        tf.gather(tf.concat([from_end, [0]], axis=0), source),
-    )
+    ids = tf.gather(tf.concat([values, [MISSING_ID]], axis=0), source)
+    return ids, row, tf.gather(tf.concat([from_end, [0]], axis=0), source)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ def repeated(counts: tf.Tensor) -> tf.Tensor:
 
     What tf.repeat and RaggedTensor.value_rowids do too, but those fill n x max(counts) cells on the way.
     """
-    ends = tf.cumsum(counts)
-    steps = tf.scatter_nd(ends[:-1, None], tf.ones_like(ends[:-1]), tf.reduce_sum(counts, keepdims=True) + 1)
-    return tf.cumsum(steps[:-1])
+    splits = tf.concat([[0], tf.cumsum(counts)], axis=0)
+    numbered = tf.raw_ops.RaggedTensorToSparse(
+        rt_nested_splits=[splits], rt_dense_values=tf.zeros(splits[-1:], tf.bool)
+    )
+    return tf.cast(numbered.sparse_indices[:, 0], tf.int32)

@@ -20,7 +20,7 @@ class LazyAdam(keras.optimizers.Optimizer):
         epsilon: float = 1e-8,
         l2: float = 0.0,
     ) -> None:
-        super().__init__(name="lazy_adam", jit_compile=False)
+        super().__init__(name="lazy_adam", weight_decay=None, jit_compile=False)  # 0 would pass over whole tables
         self._learning_rate = self._build_learning_rate(learning_rate)
         self.beta_1, self.beta_2, self.epsilon, self.l2 = beta_1, beta_2, epsilon, l2
 
@@ -72,7 +72,7 @@ class RowAdagrad(keras.optimizers.Optimizer):
     """Adagrad (Duchi et al. 2011) per weight, for a table in the rows of the batch only."""
 
     def __init__(self, learning_rate: float, *, initial: float = 0.1, epsilon: float = 1e-7, l2: float = 0.0) -> None:
-        super().__init__(name="row_adagrad", jit_compile=False)
+        super().__init__(name="row_adagrad", weight_decay=None, jit_compile=False)  # as above
         self._learning_rate = self._build_learning_rate(learning_rate)
         self.initial, self.epsilon, self.l2 = initial, epsilon, l2
 
