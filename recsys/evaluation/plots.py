@@ -44,8 +44,8 @@ def colours(metrics: dict[str, Any]) -> dict[str, str]:
     return {metrics["ours"]: OURS_COLOUR} | {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(others)}
 
 
-def _draw(width: float, height: float, paint: Callable[[Axes], None]) -> str:
-    """An SVG of one pair of axes."""
+def draw(width: float, height: float, paint: Callable[[Axes], None]) -> str:
+    """An SVG of one pair of axes, in inches."""
     import matplotlib
 
     with matplotlib.rc_context(RC):
@@ -85,7 +85,7 @@ def recall_against_k(metrics: dict[str, Any]) -> str:
         handles, labels = axes.get_legend_handles_labels()
         axes.legend(handles[::-1], labels[::-1], frameon=False, fontsize=9)
 
-    return _draw(7.2, 4.4, paint)
+    return draw(7.2, 4.4, paint)
 
 
 def intervals(metrics: dict[str, Any], metric: str, slices: Sequence[str] = (OVERALL, *USER_SLICES)) -> str:
@@ -127,7 +127,7 @@ def intervals(metrics: dict[str, Any], metric: str, slices: Sequence[str] = (OVE
         if len(present) > 1:
             axes.legend(frameon=False, fontsize=9, loc="best")
 
-    return _draw(5.8, 1.1 + 0.45 * len(names), paint)
+    return draw(5.8, 1.1 + 0.45 * len(names), paint)
 
 
 def by_slice(metrics: dict[str, Any], metric: str) -> str:
@@ -150,7 +150,7 @@ def by_slice(metrics: dict[str, Any], metric: str) -> str:
         axes.grid(axis="x", visible=False)
         axes.legend(frameon=False, fontsize=9, ncols=2)
 
-    return _draw(1.6 + 1.5 * max(len(slices), 3), 4.0, paint)
+    return draw(1.6 + 1.5 * max(len(slices), 3), 4.0, paint)
 
 
 def exposure(metrics: dict[str, Any]) -> str:
@@ -181,7 +181,7 @@ def exposure(metrics: dict[str, Any]) -> str:
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         axes.legend(frameon=False, fontsize=9, ncols=4, loc="upper center", bbox_to_anchor=(0.45, -0.1))
 
-    return _draw(7.2, 1.2 + 0.42 * len(rows), paint)
+    return draw(7.2, 1.2 + 0.42 * len(rows), paint)
 
 
 def training_curves(epochs: Sequence[dict[str, float]]) -> str:
@@ -205,7 +205,7 @@ def training_curves(epochs: Sequence[dict[str, float]]) -> str:
             right.set_ylabel("validation")
         axes.legend(handles=lines, frameon=False, fontsize=9, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
 
-    return _draw(7.2, 3.8, paint)
+    return draw(7.2, 3.8, paint)
 
 
 def _figure(metrics: dict[str, Any], model: str, slice_name: str, metric: str) -> dict[str, float] | None:

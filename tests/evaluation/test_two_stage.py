@@ -32,6 +32,7 @@ class ByRule:
 def asked(tiny_dataset: Path):
     dataset = DatasetFolder.open(tiny_dataset)
     queries = make_queries(dataset, EvaluateConfig(), "test", lag_ms=0)
+    queries = queries.take(np.arange(1, len(queries), 2))  # so that a query's number is not its row
     rng = np.random.default_rng(0)
     found = np.stack([rng.permutation(24)[:8] for _ in range(len(queries))])
     found[:, 6:][rng.random((len(queries), 2)) < 0.3] = -1
