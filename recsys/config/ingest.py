@@ -67,7 +67,7 @@ class FlinkConfig(Section):
     """host:port of a running job server; without one, an embedded Flink is started from `jars`."""
     jars: Path = Path("tools/flink/target/jars")
     """What `make flink` gathered."""
-    heap: str = "1g"
+    heap: str = "768m"
     """Largest Java heap of the embedded Flink."""
     managed_memory: str = "256m"
     """What the embedded Flink sorts in before it spills to disk."""

@@ -45,7 +45,7 @@ def java_command(jars: Path, heap: str, ports: tuple[int, int, int], folder: Pat
 
 
 @contextlib.contextmanager
-def embedded_flink(jars: Path, heap: str = "1g", managed: str = "256m") -> Iterator[str]:
+def embedded_flink(jars: Path, heap: str = "768m", managed: str = "256m") -> Iterator[str]:
     """Run a job server and yield its endpoint (`localhost:port`); it is ended when the block ends.
 
     `heap` is Java's largest heap and `managed` the part of Flink's memory that sorts before it spills. Raises UserError

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from recsys.config.ingest import IngestConfig
+from recsys.ingestion.allocation import few_arenas
 from recsys.ingestion.job_server import embedded_flink
 
 DIRECT = "apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner"
@@ -36,7 +37,7 @@ def pipeline_options(config: IngestConfig) -> Iterator[Any]:
         mode = "multi_processing" if config.workers > 1 else "in_memory"
         yield options(runner=DIRECT, direct_num_workers=config.workers, direct_running_mode=mode)
         return
-    with contextlib.ExitStack() as stack:
+    with few_arenas(), contextlib.ExitStack() as stack:
         endpoint = flink.job_endpoint
         if endpoint is None:
             endpoint = stack.enter_context(embedded_flink(flink.jars, flink.heap, flink.managed_memory))
