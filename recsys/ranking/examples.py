@@ -1,0 +1,149 @@
+"""Rows to learn from or to measure on: labelled events as arrays, joined with what is known of their user and item."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from recsys.config.ranking import NegativesConfig, RankingConfig
+from recsys.dataset_folder import DatasetFolder, pad_lists
+from recsys.errors import UserError
+from recsys.ranking.seeds import named_seed
+from recsys.ranking.spec import FieldSpec, RankerSpec
+from recsys.schema import FIRST_VALUE_ID, ITEM, LABEL, USER, Side
+
+BLOCK_ROWS = 65_536
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Rows as arrays, all `[n]` or (lists, padded at the end with 0) `[n, width]`.
+
+    `features` by the ranker's column name; `labels` 0 or 1, `weights` and `offsets` float32: in training the loss is of
+    logits less `offsets`; `users` and `items` int32 ids.
+    """
+
+    features: dict[str, np.ndarray]
+    labels: np.ndarray
+    weights: np.ndarray
+    offsets: np.ndarray
+    users: np.ndarray
+    items: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True, eq=False)
+class ExampleMaker:
+    """Makes examples of tables of events. `item_counts` `[ids]` are the training events of each item."""
+
+    dataset: DatasetFolder
+    spec: RankerSpec
+    config: RankingConfig
+    item_counts: np.ndarray
+    static: Mapping[str, tuple[str, np.ndarray]] = field(init=False)
+    """By column: whose id (user or item) it is looked up by, and the values by id."""
+
+    def __post_init__(self) -> None:
+        names = {one.name for one in self.spec.fields}
+        static = {
+            name: (str(side), values)
+            for side in (Side.USER, Side.ITEM)
+            for name, values in self.dataset.features(side).items()
+            if name in names
+        }
+        object.__setattr__(self, "static", static)
+        negatives, moving = self.config.train.negatives, [one.name for one in self._of_item_event()]
+        if negatives is not None and negatives.source == "catalogue" and moving:
+            raise UserError(
+                f"ranking.train.negatives.source: the ranker reads '{moving[0]}', a value as of an event's time, which "
+                "items drawn from the catalogue do not have; use 'batch', or leave the field out of "
+                "ranking.model.features."
+            )
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The event columns that are needed."""
+        read = [one.name for one in self._of_event()]
+        weight = self.config.train.weight_field
+        return tuple(dict.fromkeys([USER, ITEM, LABEL, *read, *([weight] if weight else [])]))
+
+    def make(self, table: pa.Table, rng: np.random.Generator) -> Examples:
+        """Examples of a table of `columns`; with configured negatives these are drawn by `rng` and follow behind."""
+        arrays = {one.name: _decode(table, one) for one in self._of_event()}
+        arrays |= {name: table[name].to_numpy() for name in (USER, ITEM)}
+        labels = table[LABEL].to_numpy().astype(np.float32)
+        weight = self.config.train.weight_field
+        weights = table[weight].to_numpy().astype(np.float32) if weight else np.ones(len(labels), np.float32)
+        offsets = np.zeros(len(labels), np.float32)
+        if self.config.train.negatives is not None:
+            arrays, drawn = self._with_negatives(arrays, self.config.train.negatives, rng)
+            copies = 1 + self.config.train.negatives.per_positive
+            labels = np.concatenate([labels, np.zeros(len(drawn) - len(labels), np.float32)])
+            weights = np.tile(weights, copies)
+            offsets = np.log(self.config.train.negatives.per_positive * drawn).astype(np.float32)
+        weights = np.where(labels > 0, weights * np.float32(self.config.train.positive_weight), weights)
+        users, items = arrays[USER], arrays[ITEM]
+        features = {one.name: arrays[one.name] for one in self.spec.fields if one.name in arrays}
+        for name, (whose, values) in self.static.items():
+            features[name] = values[arrays[whose]]
+        return Examples(features, labels, weights, offsets, users, items)
+
+    def _with_negatives(
+        self, arrays: dict[str, np.ndarray], config: NegativesConfig, rng: np.random.Generator
+    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """The rows and, behind them, copies with other items; and the chance that each row's item is drawn."""
+        rows, copies = len(arrays[USER]), config.per_positive
+        of_item = {ITEM, *(one.name for one in self._of_item_event())}
+        repeated = {
+            name: np.concatenate([values] * (1 + copies)) for name, values in arrays.items() if name not in of_item
+        }
+        if config.source == "catalogue":
+            drawn = rng.integers(FIRST_VALUE_ID, FIRST_VALUE_ID + len(self.dataset.items), rows * copies)
+            items = np.concatenate([arrays[ITEM], drawn.astype(np.int32)])
+            return {**repeated, ITEM: items}, np.full(len(items), 1.0 / len(self.dataset.items))
+        others = np.tile(np.arange(rows), copies)
+        # Another row of the batch: an offset of 1 to rows - 1 places.
+        others = (others + rng.integers(1, max(rows, 2), rows * copies)) % rows
+        places = np.concatenate([np.arange(rows), others])
+        taken = {name: arrays[name][places] for name in of_item}
+        chance = np.maximum(self.item_counts, 1)[taken[ITEM]] / max(int(self.item_counts.sum()), 1)
+        return {**repeated, **taken}, chance
+
+    def _of_event(self) -> list[FieldSpec]:
+        return [one for one in self.spec.fields if one.name not in self.static and one.name not in (USER, ITEM)]
+
+    def _of_item_event(self) -> list[FieldSpec]:
+        return [one for one in self._of_event() if one.side is Side.ITEM]
+
+
+def _decode(table: pa.Table, spec: FieldSpec) -> np.ndarray:
+    if spec.is_list:
+        return pad_lists(table[spec.name], None)
+    return table[spec.name].to_numpy().astype(np.float32 if spec.is_number else np.int32)
+
+
+def split_examples(maker: ExampleMaker, split: str, seed: int) -> Examples:
+    """A whole split in memory, in order; positives with drawn negatives where these are configured."""
+    table = maker.dataset.events(split, maker.columns)
+    if maker.config.train.negatives is not None:
+        table = table.filter(pc.equal(table[LABEL], 1))
+    return maker.make(table, np.random.default_rng(named_seed(seed, f"negatives/{split}")))
+
+
+def example_blocks(maker: ExampleMaker, split: str) -> Iterator[Examples]:
+    """The events of a split block by block, without negatives drawn."""
+    plain = ExampleMaker(
+        maker.dataset,
+        maker.spec,
+        maker.config.model_copy(update={"train": maker.config.train.model_copy(update={"negatives": None})}),
+        maker.item_counts,
+    )
+    for file in maker.dataset.event_files(split):
+        import pyarrow.parquet as pq
+
+        for batch in pq.ParquetFile(file).iter_batches(BLOCK_ROWS, columns=list(plain.columns)):
+            yield plain.make(pa.Table.from_batches([batch]), np.random.default_rng(0))

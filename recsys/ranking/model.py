@@ -1,0 +1,58 @@
+"""The ranker: feature layer and backbone, without or with gates."""
+
+import numpy as np
+
+from recsys._tensorflow import keras, tf
+from recsys.features.gates import Gates
+from recsys.ranking.backbones import Scored, make_backbone
+from recsys.ranking.layer import FeatureLayer, Features
+from recsys.ranking.seeds import named_seed
+from recsys.ranking.spec import RankerSpec
+from recsys.ranking.table import FeatureTable
+
+
+class Ranker(keras.Model):
+    """Columns by name to logits and activations. `gates` are None for a plain model."""
+
+    def __init__(
+        self,
+        spec: RankerSpec,
+        seed: int,
+        *,
+        gates: Gates | None = None,
+        gated: np.ndarray | None = None,
+        field_gates: Gates | None = None,
+    ) -> None:
+        """`gates` has one a row of the table, of which `gated` `[rows] bool` are in force; `field_gates` one a field."""
+        super().__init__(name="ranker")
+        self.spec = spec
+        self.gates = field_gates if gates is None else gates
+        self.table = FeatureTable(spec, seed=named_seed(seed, "table"), gates=gates, gated=gated)
+        self.layer = FeatureLayer(spec, self.table, seed=seed, field_gates=field_gates)
+        self.backbone = make_backbone(spec, seed)
+        self({name: tf.zeros([1] * len(form.shape), form.dtype) for name, form in signature(spec).items()})
+
+    def call(self, features: Features, seed: tf.Tensor | None = None) -> Scored:
+        """`features` by column name, batch first; with `seed` `[2] int32` as in training: dropout, batch statistics."""
+        vectors, first = self.layer(features)
+        return self.backbone(vectors, first, seed)
+
+    @property
+    def network_variables(self) -> list[tf.Variable]:
+        """Trainable weights besides the table."""
+        return [variable for variable in self.trainable_variables if variable is not self.table.table]
+
+    @property
+    def learned(self) -> list[tf.Variable]:
+        """All that training changes besides the gates: weights and the running statistics of batch normalisation."""
+        return [self.table.table, *self.backbone.variables, *(v for a in self.layer.attentions.values() for v in a.variables)]
+
+
+def signature(spec: RankerSpec) -> dict[str, tf.TensorSpec]:
+    """The columns that a ranker reads: ids int32, numbers float32, lists `[batch, width]`."""
+    return {
+        field.name: tf.TensorSpec(
+            [None, None] if field.is_list else [None], tf.float32 if field.is_number else tf.int32, name=field.name
+        )
+        for field in spec.fields
+    }

@@ -1,0 +1,63 @@
+"""One training step of the ranker: weighted cross-entropy, updates of the batch's rows, and of gates in a search."""
+
+from recsys._tensorflow import tf
+from recsys.config.ranking import RankingTrainConfig
+from recsys.features.gate_optimiser import GateOptimiser
+from recsys.ranking.input import Batch
+from recsys.ranking.model import Ranker
+from recsys.retrieval.optimiser import LazyAdam
+
+
+class Trainer(tf.Module):
+    """Model and optimisers, and the compiled step over them. With `gates` the step searches."""
+
+    def __init__(
+        self, model: Ranker, config: RankingTrainConfig, seed: int, gates: GateOptimiser | None = None
+    ) -> None:
+        super().__init__(name="trainer")
+        self.model, self.seed, self.gates = model, seed, gates
+        rate, epsilon = config.learning_rate, config.epsilon
+        self.table_optimiser = LazyAdam(rate, epsilon=epsilon, l2=config.l2_embeddings)
+        self.network_optimiser = LazyAdam(rate, epsilon=epsilon, l2=config.l2_network)
+        self.table_optimiser.build([model.table.table])
+        self.network_optimiser.build(model.network_variables)
+        self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
+
+    def loss(self, batch: Batch, seed: tf.Tensor | None) -> tf.Tensor:
+        """Mean over the batch of weight x cross-entropy of the logit less its offset; `seed` as for the model."""
+        logits = self.model(batch["features"], seed).logits - batch["offsets"]
+        losses = tf.nn.sigmoid_cross_entropy_with_logits(labels=batch["labels"], logits=logits)
+        return tf.reduce_sum(batch["weights"] * losses) / tf.reduce_sum(batch["weights"])
+
+    @tf.function(reduce_retracing=True)
+    def train_step(self, batch: Batch) -> tf.Tensor:
+        """Update on one batch and return its loss without the gates' penalty, a float32 scalar."""
+        seed = tf.random.fold_in(tf.constant([self.seed % (1 << 31), 0x2A4E], tf.int32), self.step)
+        searched = [gates.logits for gates in self.gates.gates] if self.gates is not None else []
+        with tf.GradientTape() as tape:
+            tape.watch(searched)
+            loss = self.loss(batch, seed)
+        network = self.model.network_variables
+        table, rest, gates = tape.gradient(loss, ([self.model.table.table], network, searched))
+        self.table_optimiser.apply_gradients([(table[0], self.model.table.table)])
+        if network:
+            self.network_optimiser.apply_gradients(zip(rest, network, strict=True))
+        if self.gates is not None:
+            self.gates.apply(gates)
+        self.step.assign_add(1)
+        return loss
+
+    @property
+    def state(self) -> dict[str, list[tf.Variable]]:
+        """Everything that a resumed run needs, by group."""
+        return {
+            "model": self.model.learned,
+            "gates": [] if self.model.gates is None else [self.model.gates.logits],
+            "temperature": [] if self.gates is None else [self.gates.gates[0].temperature],
+            "table_optimiser": list(self.table_optimiser.variables),
+            "network_optimiser": list(self.network_optimiser.variables),
+            "gate_optimiser": [] if self.gates is None else [v for one in self.gates.state for v in one],
+            "trainer": [self.step],
+        }
+
+

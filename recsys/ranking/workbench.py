@@ -1,0 +1,302 @@
+"""Phases of training over one data set: a search for gates, and training with any of the values kept.
+
+A phase that was killed goes on from its last checkpoint; one that ended is read back. So a job is a plain sequence of
+calls, and run again it ends with the same bytes.
+"""
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recsys._tensorflow import tf
+from recsys.config.gates import GatesConfig
+from recsys.config.ranking import RankingConfig
+from recsys.dataset_folder import DatasetFolder
+from recsys.errors import UserError
+from recsys.features.gate_optimiser import GateOptimiser
+from recsys.features.gate_schedule import GateSearch, require_closable
+from recsys.features.gates import Gates, kept
+from recsys.ranking.examples import ExampleMaker, Examples, split_examples
+from recsys.ranking.input import training_batches
+from recsys.ranking.live import LiveRanker
+from recsys.ranking.metrics import auc
+from recsys.ranking.model import Ranker
+from recsys.ranking.occurrences import row_counts
+from recsys.ranking.seeds import named_seed
+from recsys.ranking.spec import RankerSpec, ranker_spec
+from recsys.ranking.step import Trainer
+from recsys.retrieval.checkpoints import CheckpointFolder
+from recsys.retrieval.display import Display
+from recsys.retrieval.shards import EventReader, scan_positives
+from recsys.retrieval.state import Progress, assign_variables, variable_arrays
+from recsys.schema import SPLITS
+
+LOG_STEPS = 50
+"""Steps between looks at the loss: reading it makes the host wait for the device."""
+
+Weights = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a phase ended with: `weights` (after training those of the best epoch) and `gates`, the gates' logits.
+
+    `rewind` are a search's weights after its rewind epoch, empty otherwise. `epochs` has a record for each epoch,
+    `best_auc` is the best one's validation AUC.
+    """
+
+    weights: dict[str, np.ndarray]
+    gates: np.ndarray | None
+    rewind: dict[str, np.ndarray]
+    epochs: list[dict[str, float]]
+    best_epoch: int
+    best_auc: float
+
+
+@dataclass(eq=False)
+class Workbench:
+    """Data set, settings and seed, and what every phase shares. Checkpoints live in `folder`."""
+
+    dataset: DatasetFolder
+    config: RankingConfig
+    seed: int
+    folder: CheckpointFolder
+    display: Display = field(default_factory=lambda: Display(None))
+    logs: Path | None = None
+
+    def __post_init__(self) -> None:
+        train = self.config.train
+        drawn = train.negatives
+        events = scan_positives(self.dataset, SPLITS[:1], all_labels=drawn is None)
+        self.spec: RankerSpec = ranker_spec(self.dataset, self.config.model, events.counts)
+        self.maker = ExampleMaker(self.dataset, self.spec, self.config, events.counts["item"])
+        rows = train.batch_size if drawn is None else max(1, train.batch_size // (1 + drawn.per_positive))
+        order = train.order == "time"
+        seed = named_seed(self.seed, "order")
+        self.reader = EventReader(events, self.maker.columns, rows, train.buffer_rows, order, seed)
+        self.rows = events.rows
+
+    @cached_property
+    def validation(self) -> Examples | None:
+        """The validation rows, None where the data set has none."""
+        if not self.dataset.event_files(SPLITS[1]):
+            return None
+        return split_examples(self.maker, SPLITS[1], self.seed)
+
+    @cached_property
+    def counts(self) -> np.ndarray:
+        """Training occurrences of each table row, `[rows] int64`."""
+        return row_counts(self.maker)
+
+    @property
+    def values(self) -> np.ndarray:
+        """`[rows] bool`: the rows that occur in training: what the kept ratio is a ratio of."""
+        return self.counts > 0
+
+    def gated(self, config: GatesConfig) -> np.ndarray:
+        """`[rows] bool`: rows of the gated fields. Raises UserError for a field that the ranker does not read."""
+        names = {one.name: one.table for one in self.spec.fields}
+        for name in config.fields or ():
+            if name not in names:
+                raise UserError(f"ranking.gates.fields: the ranker reads no field '{name}'; it reads {sorted(names)}.")
+        mask = np.zeros(self.spec.rows, bool)
+        for name in config.fields if config.fields is not None else names:
+            mask[self.spec.part(names[name])] = True
+        return mask
+
+    def search_settings(self, config: GatesConfig) -> GateSearch:
+        """The search of this data set. Raises UserError where a gate that nothing needs could not close."""
+        found = GateSearch(
+            start=config.start,
+            penalty=config.penalty_for(self.rows),
+            final_temperature=config.final_temperature,
+            epochs=config.search_epochs,
+            epoch_steps=self.reader.steps,
+            learning_rate=config.learning_rate,
+            epsilon=config.epsilon,
+        )
+        require_closable(found, "ranking.gates")
+        return found
+
+    def search(self, name: str, config: GatesConfig) -> Outcome:
+        """Train weights and gates together; `Outcome.gates` decide, `Outcome.rewind` is where to go on from."""
+        search = self.search_settings(config)
+        temperature = tf.Variable(1.0, trainable=False, name="temperature")
+        model = self._model(config, temperature)
+        assert model.gates is not None
+        optimiser = GateOptimiser([model.gates], search, dense=config.mode != "value-lazy")
+        return self._run(name, model, config.search_epochs, optimiser, config.rewind_epoch)
+
+    def train(
+        self, name: str, config: GatesConfig | None = None, gates: np.ndarray | None = None, start: Weights | None = None
+    ) -> Outcome:
+        """Train weights with hard gates of these logits (none: a plain model), from `start` or from the beginning."""
+        model = self._model(config if gates is not None else None, None)
+        if model.gates is not None:
+            model.gates.logits.assign(gates)
+        if start is not None:
+            assign_variables({"learned": model.learned}, start)
+        return self._run(name, model, self.config.train.epochs, None, None)
+
+    def ranker(self, outcome: Outcome, config: GatesConfig | None = None) -> Ranker:
+        """The model that training ended with."""
+        model = self._model(config if outcome.gates is not None else None, None)
+        assign_variables({"learned": model.learned}, outcome.weights)
+        if model.gates is not None:
+            model.gates.logits.assign(outcome.gates)
+        return model
+
+    def _model(self, config: GatesConfig | None, temperature: tf.Variable | None) -> Ranker:
+        seed = named_seed(self.seed, "model")
+        if config is None:
+            return Ranker(self.spec, seed)
+        if config.mode == "field":
+            gates = Gates("fields", len(self.spec.fields), start=config.start, temperature=temperature)
+            return Ranker(self.spec, seed, field_gates=gates)
+        gates = Gates("values", self.spec.rows, start=config.start, temperature=temperature)
+        return Ranker(self.spec, seed, gates=gates, gated=self.gated(config))
+
+    def _run(
+        self, name: str, model: Ranker, epochs: int, optimiser: GateOptimiser | None, rewind_epoch: int | None
+    ) -> Outcome:
+        ended = self.folder.read(f"{name}-ended.npz")
+        if ended is None:
+            trainer = Trainer(model, self.config.train, named_seed(self.seed, "steps"), optimiser)
+            ended_arrays, state = _Phase(self, name, trainer, epochs, rewind_epoch).run()
+        else:
+            ended_arrays, state = ended.arrays, ended.state
+        parts: dict[str, dict[str, np.ndarray]] = {"learned": {}, "rewind": {}}
+        for key, values in ended_arrays.items():
+            group, _, rest = key.partition(":")
+            if group in parts:
+                parts[group][rest] = values
+        return Outcome(
+            parts["learned"],
+            ended_arrays.get("gates:"),
+            parts["rewind"],
+            state["epochs"],
+            state["best_epoch"],
+            state["best_value"],
+        )
+
+
+@dataclass(eq=False)
+class _Phase:
+    """One phase as it runs. A search (`rewind_epoch` is given) runs all its epochs and ends with the last weights."""
+
+    bench: Workbench
+    name: str
+    trainer: Trainer
+    epochs: int
+    rewind_epoch: int | None
+
+    def run(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        bench, train = self.bench, self.bench.config.train
+        progress = Progress(self.name)
+        saved = bench.folder.latest()
+        if saved is not None and saved.state["phase"] == self.name:
+            assign_variables(self.trainer.state, saved.arrays)
+            progress = Progress.from_json(saved.state)
+        elif saved is not None:
+            progress.saves = saved.state["saves"]
+        self.live = LiveRanker(self.trainer.model)
+        steps = bench.reader.steps
+        bench.display.begin(self.name, self.epochs * steps, progress.epoch * steps + progress.step)
+        batches = training_batches(bench.maker, bench.reader, train.prefetch, epoch=progress.epoch, step=progress.step)
+        pending: list[tf.Tensor] = []
+        saved_at = time.monotonic()
+        while not progress.finished:
+            if progress.step == 0:
+                self._begin_epoch(progress)
+            pending.append(self.trainer.train_step(next(batches)))
+            progress.step += 1
+            ended = progress.step == steps
+            due = progress.step % train.checkpoint.every_steps == 0
+            due |= time.monotonic() - saved_at > train.checkpoint.every_seconds
+            if ended or due or len(pending) >= LOG_STEPS:
+                self._look(progress, pending)
+                pending = []
+            if ended:
+                self._end_epoch(progress)
+            if due or (ended and not progress.finished):
+                progress.saves += 1
+                bench.folder.save(progress.saves, variable_arrays(self.trainer.state), progress.to_json())
+                saved_at = time.monotonic()
+        return self._end(progress)
+
+    def _begin_epoch(self, progress: Progress) -> None:
+        if self.trainer.gates is not None:
+            one = self.trainer.gates
+            one.gates[0].temperature.assign(one.search.temperature(progress.epoch))
+        if progress.epoch == self.rewind_epoch:
+            self._write("rewind", self._learned())
+
+    def _look(self, progress: Progress, pending: list[tf.Tensor]) -> None:
+        for loss in pending:  # one by one: the sum must not depend on when we look
+            progress.loss_sum += float(loss)
+        step = progress.epoch * self.bench.reader.steps + progress.step
+        if not math.isfinite(progress.loss_sum):
+            raise UserError(
+                f"ranking: the loss stopped being a finite number at or before step {step} of '{self.name}'; lower "
+                "ranking.train.learning_rate."
+            )
+        shown = f"{progress.epoch + 1}/{self.epochs}"
+        self.bench.display.step(step, self.bench.reader.batch_size, float(pending[-1]), shown)
+
+    def _end_epoch(self, progress: Progress) -> None:
+        record = {"loss": progress.loss_sum / self.bench.reader.steps}
+        progress.epoch, progress.step, progress.loss_sum = progress.epoch + 1, 0, 0.0
+        progress.finished = progress.epoch == self.epochs
+        gates = self.trainer.model.gates
+        if gates is not None:
+            record["open"] = float(kept(gates.logits.numpy()).mean())
+        examples = self.bench.validation
+        if examples is not None:
+            value = auc(self.live(examples.features), examples.labels, examples.weights)
+            record["auc"] = value
+            self.bench.display.measured({"auc": value})
+            if value > progress.best_value:
+                progress.best_epoch, progress.best_value = progress.epoch, value
+                if self.rewind_epoch is None:
+                    self._write("best", self._learned())
+            late = progress.epoch - progress.best_epoch >= self.bench.config.train.patience
+            progress.finished |= late and self.rewind_epoch is None
+        progress.epochs.append(record)
+        self._log(progress.epoch, record)
+
+    def _end(self, progress: Progress) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        arrays = {f"learned:{key}": value for key, value in self._learned().items()}
+        if self.rewind_epoch is None and progress.best_epoch:
+            best = self.bench.folder.require(f"{self.name}-best.npz", "the weights of the best epoch")
+            arrays = {f"learned:{key}": value for key, value in best.arrays.items()}
+        if self.rewind_epoch is not None:
+            rewind = self.bench.folder.require(f"{self.name}-rewind.npz", "the weights to go back to")
+            arrays |= {f"rewind:{key}": value for key, value in rewind.arrays.items()}
+        if self.trainer.model.gates is not None:
+            arrays["gates:"] = self.trainer.model.gates.logits.numpy()
+        state = progress.to_json()
+        self.bench.folder.write(f"{self.name}-ended.npz", arrays, state)
+        for file in ("best", "rewind"):
+            (self.bench.folder.folder / f"{self.name}-{file}.npz").unlink(missing_ok=True)
+        return arrays, state
+
+    def _learned(self) -> dict[str, np.ndarray]:
+        return variable_arrays({"learned": self.trainer.model.learned})
+
+    def _write(self, what: str, arrays: Weights) -> None:
+        self.bench.folder.write(f"{self.name}-{what}.npz", arrays, {})
+
+    def _log(self, epoch: int, record: Mapping[str, float]) -> None:
+        if self.bench.logs is None:
+            return
+        writer = tf.summary.create_file_writer(str(self.bench.logs / self.name))
+        with writer.as_default(step=epoch):
+            for key, value in record.items():
+                tf.summary.scalar(f"epoch/{key}", value)
+        writer.close()
