@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from recsys.config.base import Section
 
@@ -77,8 +77,17 @@ class ModelConfig(Section):
     query: TowerConfig = TowerConfig()
     item: TowerConfig = TowerConfig()
     history: HistoryConfig = HistoryConfig()
+    item_audience: bool = False
+    """Whether the item tower reads the id vectors of the users who had the item in training, pooled like `root`: the
+    counterpart of a history. For data without times; where events have times, a training row would see later users."""
     embedding_dropout: Share = 0.0
     """Dropout on the combined field vectors, before the first layer."""
     initial_scale: float = Field(default=0.1, gt=0.0)
     """Standard deviation of the embeddings' initial values."""
     temperature: TemperatureConfig = TemperatureConfig()
+
+    @model_validator(mode="after")
+    def _readable(self) -> "ModelConfig":
+        if self.item_audience and not self.user_id.use:
+            raise ValueError("'item_audience: true' pools vectors of user ids: it needs 'user_id: {use: true}'")
+        return self

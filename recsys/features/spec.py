@@ -82,6 +82,24 @@ def full_table(name: str, size: int) -> TableSpec:
     return TableSpec(name, np.arange(size, dtype=np.int64))
 
 
+@dataclass(frozen=True, eq=False)
+class AudienceSpec:
+    """The users of each item: `users[splits[i]:splits[i + 1]]` are the data-set ids of those of item id i.
+
+    `users` `[pairs] int32`, `splits` `[item ids + 1] int64`; a user stands there once for each of its positives.
+    """
+
+    users: np.ndarray
+    splits: np.ndarray
+
+
+def audience_spec(users: np.ndarray, items: np.ndarray, size: int) -> AudienceSpec:
+    """From positives, `[pairs]` ids each, in any order; `size` is the number of item ids."""
+    order = np.lexsort((users, items))
+    splits = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.bincount(items, minlength=size), dtype=np.int64)])
+    return AudienceSpec(users[order].astype(np.int32), splits)
+
+
 def input_spec(field: Field, statistics: Mapping[str, Any]) -> InputSpec:
     """The input that a schema field gives."""
     if field.kind is Kind.SEQUENCE:

@@ -1,7 +1,7 @@
 """The training job: a data set folder to a model folder."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from recsys.config.model import ModelConfig
 from recsys.config.train import TrainConfig
 from recsys.dataset_folder import DatasetFolder
 from recsys.errors import UserError
+from recsys.features.spec import audience_spec
 from recsys.retrieval import MODEL_FORMAT, MODEL_KIND
 from recsys.retrieval.checkpoints import Checkpoint, CheckpointFolder, best_file
 from recsys.retrieval.display import Display, training_display
@@ -26,7 +27,7 @@ from recsys.retrieval.log_q import LogQ
 from recsys.retrieval.loop import Loop
 from recsys.retrieval.optimiser import make_optimiser
 from recsys.retrieval.pruning import prune
-from recsys.retrieval.shards import scan_positives
+from recsys.retrieval.shards import positive_pairs, scan_positives
 from recsys.retrieval.spec import TwoTowerSpec, two_tower_spec
 from recsys.retrieval.ssl import report, self_supervisions
 from recsys.retrieval.state import Progress, assign_variables
@@ -56,6 +57,8 @@ class _Run:
         splits = SPLITS[:2] if phase == REFIT else SPLITS[:1]
         events = scan_positives(self.dataset, splits)
         spec = two_tower_spec(self.dataset, self.model, events.counts)
+        if self.model.item_audience:
+            spec = replace(spec, audience=audience_spec(*positive_pairs(events), len(events.counts[ITEM])))
         gates = None
         if self.config.gates is not None:
             gates = make_gates(gate_spec(spec, self.config.gates), spec.tables, hard=phase != GATES)

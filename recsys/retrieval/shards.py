@@ -65,6 +65,15 @@ def scan_positives(dataset: DatasetFolder, splits: tuple[str, ...], *, all_label
     return PositiveEvents(tuple(groups), counts, all_labels)
 
 
+def positive_pairs(events: PositiveEvents) -> tuple[np.ndarray, np.ndarray]:
+    """User and item ids of all positives, `[positives] int32` each, in memory at once."""
+    tables = [
+        _positives(_read(_open(group.file), group.file, group.index, [USER, ITEM, LABEL])) for group in events.groups
+    ]
+    table = pa.concat_tables(tables)
+    return table[USER].to_numpy(), table[ITEM].to_numpy()
+
+
 @dataclass(frozen=True, eq=False)
 class EventReader:
     """Yields the positives of an epoch as whole batches.

@@ -8,7 +8,7 @@ import numpy as np
 from recsys.config.model import IdentityConfig, ModelConfig, TowerConfig
 from recsys.dataset_folder import DatasetFolder
 from recsys.errors import UserError
-from recsys.features.spec import InputSpec, TableSpec, identity_table, input_spec, table_spec
+from recsys.features.spec import AudienceSpec, InputSpec, TableSpec, identity_table, input_spec, table_spec
 from recsys.schema import ITEM, USER, Field, Kind, Side
 
 HISTORY_TABLE = "item_in_history"
@@ -34,6 +34,7 @@ class TwoTowerSpec:
     query: TowerSpec
     item: TowerSpec
     tables: tuple[TableSpec, ...]
+    audience: AudienceSpec | None = None
 
 
 def two_tower_spec(dataset: DatasetFolder, config: ModelConfig, counts: Mapping[str, np.ndarray]) -> TwoTowerSpec:

@@ -16,7 +16,7 @@ from recsys.retrieval.softmax import sampled_softmax_loss
 from recsys.retrieval.spec import HISTORY_TABLE, TwoTowerSpec
 from recsys.retrieval.ssl import SelfSupervision
 from recsys.retrieval.towers import TwoTower
-from recsys.schema import FIRST_VALUE_ID, ITEM, Schema, Statistic
+from recsys.schema import FIRST_VALUE_ID, ITEM, PADDING_ID, USER, Schema, Statistic
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +54,8 @@ class Trainer(tf.Module):
         queries = self.model.query_tower(batch["query"], seed=tf.random.fold_in(seed, 0))
         item_seed = tf.random.fold_in(seed, 1)
         items = batch["item"]
+        if self.model.item_tower.audience is not None:
+            items = {**items, USER: batch["query"][USER]}
         if self.config.uniform_negatives:
             items = self._with_uniform(items, tf.random.fold_in(seed, 2))
         candidates = self.model.item_tower(items, seed=item_seed)
@@ -82,6 +84,7 @@ class Trainer(tf.Module):
             dtype=tf.int32,
         )
         extra = join({ITEM: drawn}, ITEM, self.catalogue.features)
+        extra[USER] = tf.fill(tf.shape(drawn), PADDING_ID)
         return {name: tf.concat([values, extra[name]], axis=0) for name, values in items.items()}
 
     @tf.function(reduce_retracing=True)

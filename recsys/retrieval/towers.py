@@ -7,6 +7,7 @@ import tensorflow_recommenders as tfrs
 
 from recsys._tensorflow import keras, tf
 from recsys.config.model import ModelConfig
+from recsys.features.audience import Audience
 from recsys.features.embedding import EmbeddingTable, drop_identity
 from recsys.features.gates import Gates
 from recsys.features.numeric import standardise
@@ -14,8 +15,12 @@ from recsys.features.pooling import Pooling, flatten, look_up
 from recsys.features.spec import Form, InputSpec
 from recsys.retrieval.gates import TowerGates
 from recsys.retrieval.spec import TowerSpec, TwoTowerSpec
+from recsys.schema import USER
 
 Features = Mapping[str, tf.Tensor]
+
+AUDIENCE = "audience"
+"""The part of an item's vector that its users make up."""
 
 NUMBER_WIDTH = 2
 """A number's vector: its standardised value and whether it is missing."""
@@ -32,7 +37,8 @@ class Tower(keras.layers.Layer):
     Tables are given, since the towers share them. Randomness (dropout) comes from the `seed` of the call alone; without
     a seed the tower is deterministic, as served. Training can hide fields of a row: a hidden field's vector is the
     field's default embedding, a trained vector that is neither that of a missing nor that of an unseen value.
-    `gates` are those of the fields in `gated`, in their order; gates of values belong to their tables.
+    `gates` are those of the fields in `gated`, in their order; gates of values belong to their tables. A tower with an
+    `audience` reads that of its id too; if `features` have users, each row's is left out of it.
     """
 
     def __init__(
@@ -43,8 +49,10 @@ class Tower(keras.layers.Layer):
         seed: int,
         gates: Gates | None = None,
         gated: tuple[str, ...] = (),
+        audience: Audience | None = None,
     ) -> None:
         super().__init__(name=f"{spec.name}_tower")
+        self.audience = audience
         self.gates, self.gated = gates, gated
         self.spec = spec
         self.model = config
@@ -142,6 +150,8 @@ class Tower(keras.layers.Layer):
                     vectors[part] = pooling(looked_up, flat)
             else:
                 vectors[inputs.name] = self.tables[inputs.table](values)
+        if self.audience is not None:
+            vectors[AUDIENCE] = self.audience(features[self.spec.id_column], features.get(USER))
         return self._scaled(vectors)
 
     def _scaled(self, vectors: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -202,6 +212,7 @@ class TwoTower(tfrs.models.Model):
             )
             for table in spec.tables
         }
+        audience = Audience(spec.audience, self.embedding_tables[USER]) if spec.audience is not None else None
         self.query_tower, self.item_tower = (
             Tower(
                 tower,
@@ -210,6 +221,7 @@ class TwoTower(tfrs.models.Model):
                 seed,
                 by_field.get(tower.name),
                 gated.get(tower.name, ()),
+                audience if tower is spec.item else None,
             )
             for tower in (spec.query, spec.item)
         )

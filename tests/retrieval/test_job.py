@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,14 @@ from recsys.config.model import ModelConfig
 from recsys.config.train import TrainConfig
 from recsys.dataset_folder import DatasetFolder
 from recsys.errors import UserError
+from recsys.features.spec import audience_spec
 from recsys.retrieval import MODEL_FORMAT, MODEL_KIND
 from recsys.retrieval.checkpoints import CheckpointFolder
 from recsys.retrieval.job import train
+from recsys.retrieval.live import build
+from recsys.retrieval.shards import positive_pairs, scan_positives
+from recsys.retrieval.spec import two_tower_spec
+from recsys.retrieval.towers import TwoTower
 from recsys.schema import FIRST_VALUE_ID, Side
 from recsys.scoring.towers import load_tower
 
@@ -178,3 +184,26 @@ def test_on_a_gpu_it_learns_too(tiny_dataset: Path, tmp_path: Path):
     run(tiny_dataset, tmp_path)
     record = json.loads((tmp_path / "model" / "training.json").read_text())
     assert max(epoch["recall@5"] for epoch in record["epochs"]) > 0.7
+
+
+def test_items_read_their_users(tiny_dataset: Path, tmp_path: Path):
+    """The exported item tower knows each item's users by itself; a training row's own user is left out."""
+    model = {"item_audience": True, "item": {"features": []}}
+    run(tiny_dataset, tmp_path, model=model, epochs=2)
+    dataset, tower = DatasetFolder.open(tiny_dataset), load_tower(tmp_path / "model" / "item_tower")
+    items = np.arange(len(dataset.items), dtype=np.int32) + FIRST_VALUE_ID
+    vectors = np.load(tmp_path / "model" / "vectors.npy")
+    np.testing.assert_allclose(tower({"item": items}), vectors, atol=1e-6)
+
+    events = scan_positives(dataset, ("train",))
+    users, ids = positive_pairs(events)
+    spec = two_tower_spec(dataset, ModelConfig.model_validate(model), events.counts)
+    fresh = TwoTower(replace(spec, audience=audience_spec(users, ids, len(events.counts["item"]))), seed=1)
+    build(fresh)
+    row = {"item": tf.constant(ids[:1]), "user": tf.constant(users[:1])}
+    before, told = fresh.item_tower(row).numpy(), fresh.item_tower({"item": row["item"]}).numpy()
+    table = fresh.embedding_tables["user"]
+    place = int(table.rows(row["user"])[0])
+    table.table.scatter_nd_update([[place]], [np.full(table.dim, 9.0, np.float32)])
+    np.testing.assert_allclose(fresh.item_tower(row).numpy(), before, atol=1e-5)
+    assert np.abs(fresh.item_tower({"item": row["item"]}).numpy() - told).max() > 0.1
