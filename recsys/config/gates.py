@@ -15,7 +15,7 @@ class GatesConfig(Section):
     that rare values are judged by what they are worth when they occur. `value-dense`: one a value, pushed down at every
     step, so that a value must be worth its row: rare ones close first."""
     fields: tuple[str, ...] | None = None
-    """Names of the gated fields; all where left out. Ids are never gated: new users and items live by the rest."""
+    """Names of the gated fields; all where left out. Towers never gate ids: new users and items live by the rest."""
     start: float = Field(default=0.5, ge=0.0, le=5.0)
     """Every gate's logit at first. Lower closes more."""
     penalty: float | None = Field(default=None, ge=0.0)

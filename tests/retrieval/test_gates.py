@@ -1,0 +1,345 @@
+"""Gates in the towers: the search as a phase of the job, what it exports, and how little it changes when off."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from recsys._tensorflow import tf
+from recsys.config.gates import GatesConfig
+from recsys.config.model import ModelConfig
+from recsys.dataset_folder import DatasetFolder
+from recsys.errors import UserError
+from recsys.retrieval.checkpoints import CheckpointFolder
+from recsys.retrieval.gate_search import REWIND
+from recsys.retrieval.gates import gate_spec, make_gates, open_shares
+from recsys.retrieval.live import LiveTower, build
+from recsys.retrieval.pruning import prune
+from recsys.retrieval.shards import scan_positives
+from recsys.retrieval.spec import TwoTowerSpec, two_tower_spec
+from recsys.retrieval.towers import TwoTower
+from recsys.schema import MISSING_ID, UNSEEN_ID
+from recsys.scoring.towers import load_tower
+from tests.retrieval.test_job import Stopped, run
+
+ROWS = 4096
+QUICK = {"search_epochs": 4, "learning_rate": 0.1, "penalty": 0.05}
+MODES = ("field", "value-lazy", "value-dense")
+SHAPES = {
+    "concat": {},
+    "sum": {"query": {"combine": "sum"}, "item": {"combine": "sum"}},
+    "poolings": {
+        "query": {"combine": "sum"},
+        "item": {"combine": "sum", "hidden": [16]},
+        "history": {
+            "share_item_table": False,
+            "poolings": [{"kind": "root"}, {"kind": "recent"}, {"kind": "position"}],
+        },
+    },
+}
+
+
+def spec_of(dataset: Path, model: dict | None = None) -> TwoTowerSpec:
+    opened = DatasetFolder.open(dataset)
+    return two_tower_spec(opened, ModelConfig.model_validate(model or {}), scan_positives(opened, ("train",)).counts)
+
+
+def gated_model(spec: TwoTowerSpec, *, hard: bool, **config) -> TwoTower:
+    gates = make_gates(gate_spec(spec, GatesConfig.model_validate({"penalty": 0.1} | config)), spec.tables, hard=hard)
+    model = TwoTower(spec, 1, gates)
+    build(model)
+    return model
+
+
+def random_rows(spec: TwoTowerSpec, side: str, rows: int = ROWS) -> dict[str, np.ndarray]:
+    """Rows with every id that there is, missing, unseen and out-of-range ones, lists with padding and empty lists."""
+    rng = np.random.default_rng(5)
+    tower = spec.query if side == "query" else spec.item
+    sizes = {table.name: len(table.row_of) + 2 for table in spec.tables}
+    columns = {tower.id_column: rng.integers(1, sizes[tower.id_column], rows).astype(np.int32)}
+    for inputs in tower.inputs:
+        if inputs.is_list:
+            width = inputs.length or 4
+            ids = rng.integers(1, sizes[inputs.table], (rows, width))
+            columns[inputs.name] = np.where(np.arange(width) < rng.integers(0, width + 1, rows)[:, None], ids, 0)
+        elif inputs.is_integer:
+            columns[inputs.name] = rng.integers(1, sizes[inputs.table], rows)
+        else:
+            values = rng.normal(20, 5, rows).astype(np.float32)
+            columns[inputs.name] = np.where(rng.random(rows) < 0.1, np.float32(np.nan), values)
+    return columns
+
+
+def close(model: TwoTower, share: float, seed: int = 3) -> None:
+    """Random signs; most weights off their initial values, so that nothing agrees by being zero."""
+    rng = np.random.default_rng(seed)
+    for gates in model.gates.all:
+        gates.logits.assign(np.where(rng.random(gates.size) < share, -1.0, 1.0))
+    for variable in model.trainable_variables:
+        variable.assign_add(rng.normal(0, 0.05, variable.shape))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("mode", MODES)
+def test_at_the_start_gates_change_nothing(tiny_dataset: Path, mode: str, shape: str):
+    """Temperature 1 and every logit at its start: the vectors of the model without gates, within 1e-6."""
+    spec = spec_of(tiny_dataset, SHAPES[shape])
+    plain = TwoTower(spec, 1)
+    build(plain)
+    fields = ["history"] if shape == "poolings" else []  # named, since histories have a table of their own here
+    names = {"fields": [*fields, "club", "device", "colour", "tags", "price"]}
+    gated = gated_model(spec, hard=False, mode=mode, **names)
+    for side in ("query", "item"):
+        rows = random_rows(spec, side)
+        towers = [getattr(model, f"{side}_tower") for model in (plain, gated)]
+        expected, found = (LiveTower(tower)(rows) for tower in towers)
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("mode", MODES)
+def test_what_is_exported_equals_what_was_trained(tiny_dataset: Path, mode: str, shape: str):
+    """With a third of the gates closed, on 4,096 rows: specification section 8, item 5."""
+    spec = spec_of(tiny_dataset, SHAPES[shape])
+    names = {"fields": ["history", "club", "device", "colour", "tags", "price"]} if shape == "poolings" else {}
+    model = gated_model(spec, hard=True, mode=mode, **names)
+    close(model, 0.35)
+    small = prune(model)
+    assert small.gates is None and len(small.variables) < len(model.variables)
+    assert sum(table.table.shape[0] for table in small.embedding_tables.values()) < sum(
+        table.table.shape[0] + 1 for table in model.embedding_tables.values()
+    )
+    for side in ("query", "item"):
+        rows = random_rows(spec, side)
+        trained, exported = (LiveTower(getattr(one, f"{side}_tower"))(rows) for one in (model, small))
+        assert np.abs(trained - exported).max() < 1e-4
+        assert np.abs(trained[1:] - trained[:-1]).max() > 0.1
+
+
+def test_a_closed_value_is_no_other_kind_of_absence(tiny_dataset: Path):
+    """Closed, missing, unseen and hidden colours give four vectors; the closed one is that of a zero row, before and
+    after the export."""
+    spec = spec_of(tiny_dataset, {"item_id": {"use": False}, "item": {"combine": "sum", "feature_dropout": 0.1}})
+    model = gated_model(spec, hard=True, mode="value-lazy", fields=["colour", "tags"])
+    close(model, 0.0)
+    logits = model.gates.tables["colour"].logits.numpy()
+    logits[3] = -1.0
+    model.gates.tables["colour"].logits.assign(logits)
+    for one in (model, prune(model)):
+        tower = one.item_tower
+        row = {"item": [3] * 4, "colour": [4, MISSING_ID, UNSEEN_ID, 3], "tags": [[3]] * 4, "price": [20.0] * 4}
+        vectors = tower.field_vectors({name: tf.constant(values) for name, values in row.items()}, None)
+        found = vectors["colour"].numpy()
+        np.testing.assert_array_equal(found[3], 0)
+        masked = tower.hide(vectors, tf.constant([[True, False, False]]))["colour"].numpy()
+        kinds = [*found, masked[0]]
+        np.testing.assert_array_equal(masked[0], masked[3])  # a closed value that is hidden is hidden
+        assert min(np.abs(a - b).max() for place, a in enumerate(kinds) for b in kinds[:place]) > 1e-3
+        vectors = LiveTower(tower)({name: np.array(values) for name, values in row.items()})
+        assert len(np.unique(vectors.round(5), axis=0)) == 4
+
+
+def test_closed_tags_do_not_count_in_the_mean(tiny_dataset: Path):
+    """An open tag beside closed ones weighs as much as alone; nothing but closed ones is the zero vector."""
+    spec = spec_of(tiny_dataset)
+    model = gated_model(spec, hard=True, mode="value-dense")
+    model.gates.tables["tags"].logits.assign([-1.0, 1.0, 1.0, 1.0, -1.0, -1.0])
+    for one in (model, prune(model)):
+        rows = {"item": [3] * 3, "colour": [3] * 3, "price": [1.0] * 3, "tags": [[3, 0, 0], [4, 3, 5], [5, 4, 0]]}
+        found = one.item_tower.field_vectors({name: tf.constant(v) for name, v in rows.items()}, None)["tags"].numpy()
+        np.testing.assert_allclose(found[0], found[1], rtol=1e-6)
+        np.testing.assert_array_equal(found[2], 0)
+        table = model.embedding_tables["tags"].table.numpy()
+        np.testing.assert_allclose(found[0], model.gates.tables["tags"].scale * table[3], rtol=1e-6)
+
+
+def test_a_larger_penalty_keeps_less(tiny_dataset: Path, tmp_path: Path):
+    """Without one the device, which says nothing, stays; with a fair one only the colour does; with a huge one none."""
+    kept = []
+    for penalty in (0.0, 1.0, 50.0):
+        folder = tmp_path / str(penalty)
+        run(
+            tiny_dataset,
+            folder,
+            model={"item": {"features": ["colour", "price"]}, "query": {"features": ["club", "device"]}},
+            gates={"mode": "field", **QUICK, "penalty": penalty},
+            epochs=1,
+        )
+        report = json.loads((folder / "model" / "gates.json").read_text())
+        kept.append({name for name, entry in report["fields"].items() if entry["open"]})
+    assert kept[0] >= {"colour", "device"}
+    assert kept[1] == {"colour"}
+    assert kept[2] == set()
+
+
+def test_without_the_section_nothing_is_different(tiny_dataset: Path, tmp_path: Path):
+    """Gates that cost nothing: no variable, no operation, no file more; and the model learns the same bits."""
+    run(tiny_dataset, tmp_path / "off", epochs=1)
+    spec = spec_of(tiny_dataset)
+    plain = TwoTower(spec, 1)
+    build(plain)
+    assert not [one.name for one in plain.variables if "gate" in one.name]
+    operations = {
+        side: [one.type for one in _graph(getattr(plain, f"{side}_tower"), spec, side).get_operations()]
+        for side in ("query", "item")
+    }
+    assert not {"Sigmoid", "Greater"} & {kind for kinds in operations.values() for kind in kinds}
+    assert not (tmp_path / "off" / "model" / "gates.json").exists()
+    assert not (tmp_path / "off" / "checkpoints" / REWIND).exists()
+
+
+def _graph(tower, spec: TwoTowerSpec, side: str) -> tf.Graph:
+    rows = {name: tf.constant(column[:4]) for name, column in random_rows(spec, side).items()}
+    return tf.function(lambda: tower(rows)).get_concrete_function().graph
+
+
+def test_the_job_retrains_without_moving_a_gate_and_reports_each(tiny_dataset: Path, tmp_path: Path, monkeypatch):
+    """The logits at the end are those of the search; the report's rows are those of the exported tables."""
+    at_rewind: dict[str, np.ndarray] = {}
+    saved: list[tuple[str, dict]] = []
+    write = CheckpointFolder.write
+
+    def watch(folder, name, arrays, state):
+        if name == REWIND:
+            at_rewind.update(arrays)
+        elif name.startswith("checkpoint"):
+            saved.append((state["phase"], {**arrays, "step": state["step"], "epoch": state["epoch"]}))
+        write(folder, name, arrays, state)
+
+    monkeypatch.setattr(CheckpointFolder, "write", watch)
+    artifact = run(
+        tiny_dataset,
+        tmp_path,
+        epochs=2,
+        refit_on_validation=True,
+        gates={"mode": "value-lazy", **QUICK, "rewind_epoch": 2},
+    )
+    model = tmp_path / "model"
+    tables = {path.stem: pq.read_table(path).to_pydict() for path in (model / "gates").glob("*.parquet")}
+    assert set(tables) == {"club", "device", "colour", "tags"}
+    phases = [phase for phase, _ in saved]
+    assert list(dict.fromkeys(phases)) == ["gates", "train", "refit"]
+    logits = {name: table["logit"] for name, table in tables.items()}
+    device = logits["device"]
+    found = [
+        [array for key, array in arrays.items() if key.startswith("model/") and _is(array, device)]
+        for phase, arrays in saved
+        if phase != "gates"
+    ]
+    assert all(len(one) == 1 for one in found), "the logits of the search are in every later checkpoint, unmoved"
+    # What training started from is the state after two epochs of search, gates and optimiser left out.
+    after_two = next(arrays for phase, arrays in saved if phase == "gates" and arrays["epoch"] == 2)
+    weights = [array for key, array in at_rewind.items() if key.startswith("weights/")]
+    of_model = [array for key, array in after_two.items() if key.startswith("model/")]
+    assert len(weights) == len(of_model) - 6  # four tables' gates, the gates of numbers, the temperature
+    assert all(any(_is(array, other) for other in of_model) for array in weights)
+    for name, table in tables.items():
+        assert table["kept"] == [logit > 0 for logit in table["logit"]]
+        kept_rows = [row for row, stays in zip(table["row"], table["kept"], strict=True) if stays]
+        assert len(set(kept_rows)) == len(kept_rows), name
+    assert tables["club"]["value"][:2] == ["(missing)", "(unseen)"] and tables["club"]["kept"][:2] == [False, False]
+    report = json.loads((model / "gates.json").read_text())
+    exported = load_tower(model / "query_tower")
+    assert ("device" in exported.inputs) == ("device" not in report["closed_fields"])
+    record = json.loads((model / "training.json").read_text())
+    assert len(record["gates"]) == 4 and record["gates"][0]["open_gates/club"] == 1.0
+    assert len(record["refit"]) == record["best_epoch"] + 2
+    assert artifact.manifest["train"]["gates"]["mode"] == "value-lazy"
+
+
+def _is(array: np.ndarray, other) -> bool:
+    """Equal, padding's gate aside."""
+    other = np.asarray(other, array.dtype)
+    if array.ndim == other.ndim == 1 and len(array) == len(other) + 1:
+        array = array[1:]
+    return array.shape == other.shape and np.array_equal(array, other)
+
+
+KILLED = {
+    "loss": {"frequencies": "streaming"},
+    "epochs": 2,
+    "refit_on_validation": True,
+    "gates": {"mode": "value-dense", **QUICK, "search_epochs": 3},
+}
+
+CHILD = """
+import sys
+from pathlib import Path
+from tests.retrieval.test_gates import KILLED, run
+run(Path(sys.argv[1]), Path(sys.argv[2]), **KILLED)
+"""
+
+
+def test_killed_at_any_moment_it_ends_with_the_same_bytes(tiny_dataset: Path, tmp_path: Path, monkeypatch):
+    """By SIGKILL in the search, and right after the last checkpoint of each phase and the first of the next."""
+    numbers: dict[int, str] = {}
+    save = CheckpointFolder.save
+
+    def watching(folder, number, arrays, state):
+        save(folder, number, arrays, state)
+        numbers[number] = state["phase"]
+
+    monkeypatch.setattr(CheckpointFolder, "save", watching)
+    expected = run(tiny_dataset, tmp_path / "undisturbed", **KILLED)
+    last = {phase: number for number, phase in numbers.items()}
+    disturbed = tmp_path / "disturbed"
+    child = subprocess.Popen([sys.executable, "-c", CHILD, str(tiny_dataset), str(disturbed)])
+    deadline = time.monotonic() + 120
+    while child.poll() is None and time.monotonic() < deadline:
+        if (disturbed / "checkpoints" / "checkpoint-000000000002.npz").exists():
+            break
+        time.sleep(0.01)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    for stop in (last["gates"], last["gates"] + 1, last["train"]):
+
+        def stopping(folder, number, arrays, state, stop=stop):
+            save(folder, number, arrays, state)
+            if number == stop:
+                raise Stopped
+
+        monkeypatch.setattr(CheckpointFolder, "save", stopping)
+        with pytest.raises(Stopped):
+            run(tiny_dataset, disturbed, **KILLED)
+    monkeypatch.undo()
+    assert run(tiny_dataset, disturbed, **KILLED).artifact_id == expected.artifact_id
+
+
+def test_settings_that_cannot_work_are_user_errors(tiny_dataset: Path, tmp_path: Path):
+    """A gate that could not close, fields that no tower reads, ids, and a search that leaves nothing."""
+    gates = {"mode": "field", **QUICK}
+    with pytest.raises(UserError, match=r"train\.gates: .*learning_rate.*epsilon"):
+        run(tiny_dataset, tmp_path, gates={**gates, "learning_rate": 1e-4})
+    with pytest.raises(UserError, match=r"train\.gates: .*epsilon"):
+        run(tiny_dataset, tmp_path, gates={**gates, "penalty": 1e-9, "epsilon": 1e-7})
+    with pytest.raises(UserError, match=r"train\.gates\.fields: 'weight'"):
+        run(tiny_dataset, tmp_path, gates={**gates, "fields": ["weight"]})
+    with pytest.raises(UserError, match=r"train\.gates\.fields: 'item': ids are never gated"):
+        run(tiny_dataset, tmp_path, gates={**gates, "fields": ["item"]})
+    with pytest.raises(UserError, match=r"train\.gates\.fields: 'history'"):
+        run(tiny_dataset, tmp_path, gates={**gates, "mode": "value-lazy", "fields": ["history"]})
+    with pytest.raises(UserError, match=r"closed every field of the item tower"):
+        run(
+            tiny_dataset,
+            tmp_path,
+            gates={**gates, "penalty": 50.0},
+            model={"item_id": {"use": False}, "history": {"share_item_table": False}},
+            epochs=1,
+        )
+    assert not (tmp_path / "model").exists()
+
+
+def test_open_shares_follow_the_logits(tiny_dataset: Path):
+    """By field; padding's gate is no value's."""
+    spec = spec_of(tiny_dataset)
+    model = gated_model(spec, hard=True, mode="value-lazy")
+    model.gates.tables["tags"].logits.assign([1.0, -1.0, 1.0, -1.0, 1.0, -1.0])
+    model.gates.fields["item"].logits.assign([0.0])
+    shares = open_shares(model.gates, spec)
+    assert shares == {"club": 1.0, "device": 1.0, "colour": 1.0, "tags": pytest.approx(0.4), "price": 0.0}
