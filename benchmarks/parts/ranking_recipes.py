@@ -1,0 +1,56 @@
+"""Settings of every ranker on every data set, as overrides of the shipped configurations."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+BACKBONES = ("lr", "fm", "deepfm", "dcn_v2", "ipnn")
+PLANT_IN = ("ml-100k", "globo-news")
+"""Data sets that get a meaningless copy of their item ids as one more field."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """`config` is the shipped configuration; the rest are overrides (`key.path=value`).
+
+    `data` make the data set (`quick_data` a small one), `ranking` hold for all backbones and `backbones` for one each.
+    `kappas` are the penalties that the first seed tries, by backbone or for `all`.
+    """
+
+    config: str
+    data: tuple[str, ...]
+    quick_data: tuple[str, ...]
+    ranking: tuple[str, ...]
+    backbones: Mapping[str, tuple[str, ...]]
+    kappas: Mapping[str, tuple[float, ...]]
+    published: Mapping[str, float] = field(default_factory=dict)
+
+
+_DEEP = ("ranking.model.hidden=[128, 64]", "ranking.train.learning_rate=0.002", "ranking.train.epochs=12")
+
+RECIPES = {
+    "frappe": Recipe(
+        config="frappe.yaml",
+        data=(),
+        quick_data=(),
+        ranking=(
+            "ranking.model.embedding_dim=10",
+            "ranking.model.initial_scale=0.05",
+            "ranking.train.batch_size=1024",
+            "ranking.train.patience=2",
+            "ranking.train.l2_embeddings=0.003",
+            "ranking.gates.mode=value-dense",
+            "ranking.gates.kappa=1",
+            "ranking.gates.search_epochs=5",
+            "ranking.gates.learning_rate=0.005",
+        ),
+        backbones={
+            "lr": ("ranking.train.learning_rate=0.01", "ranking.train.epochs=25", "ranking.train.l2_embeddings=0"),
+            "fm": ("ranking.train.learning_rate=0.005", "ranking.train.epochs=25"),
+            "deepfm": _DEEP,
+            "dcn_v2": _DEEP,
+            "ipnn": _DEEP,
+        },
+        kappas={"all": (0.2, 1.0, 3.0, 10.0)},
+        published={"lr": 0.9356, "fm": 0.9671, "deepfm": 0.9842, "dcn_v2": 0.9845, "ipnn": 0.9841},
+    ),
+}

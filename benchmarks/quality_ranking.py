@@ -1,0 +1,221 @@
+"""How well the rankers predict on real data, without and with OptFS, beside a control: mean and spread over seeds.
+
+Every cell (backbone, seed) is kept under runs/quality-ranking/ and skipped when it is there with equal settings; a cell
+that was stopped goes on where it was. Settings were tuned on the validation part (docs/evidence/ranking-<data>).
+
+    python benchmarks/quality_ranking.py --data frappe --seeds 3
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.parts.planting import plant
+from benchmarks.parts.ranking_cells import Cell, planted_ratio, run_cell
+from benchmarks.parts.ranking_recipes import BACKBONES, PLANT_IN, RECIPES, Recipe
+from recsys.artifacts import fingerprint, write_atomic
+from recsys.config import load_config
+from recsys.dataset_folder import DatasetFolder
+from recsys.pipeline import Pipeline
+from recsys.ranking.plots import ratio_against_auc
+
+ROOT = Path(__file__).resolve().parent.parent
+RUNS = Path("runs") / "quality-ranking"
+QUICK = ("ranking.train.epochs=1", "ranking.gates.search_epochs=2", "ranking.gates.learning_rate=0.05")
+NOTE = {"frappe": "train negatives resampled"}
+
+
+def main() -> None:
+    """Parse the command line, run the cells, print the table, write what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", choices=tuple(RECIPES), default="frappe")
+    parser.add_argument("--seeds", type=int, default=3, help="seeds 1 to N (default 3)")
+    parser.add_argument("--backbones", nargs="+", choices=BACKBONES, default=list(BACKBONES))
+    parser.add_argument("--quick", action="store_true", help="one seed, one epoch, two backbones: shows that it runs")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--evidence", action="store_true", help="write docs/evidence/ranking-<data>/")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads of TensorFlow (default: its own choice)")
+    arguments = parser.parse_args()
+    if arguments.threads:
+        os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
+        from recsys._tensorflow import tf
+
+        tf.config.threading.set_intra_op_parallelism_threads(arguments.threads)
+        tf.config.threading.set_inter_op_parallelism_threads(arguments.threads)
+    console = Console(record=True)
+    data, quick = arguments.data, arguments.quick
+    backbones = ["lr", "fm"] if quick else arguments.backbones
+    seeds = [1] if quick else list(range(1, arguments.seeds + 1))
+    dataset = data_of(data, quick=quick)
+    results = {}
+    for seed in seeds:
+        for backbone in backbones:
+            chosen = [one["kappa"] for one in results.get(backbone, ()) if "kappa" in one][:1]
+            result = cell_of(data, dataset, backbone, seed, chosen, quick=quick)
+            results.setdefault(backbone, []).append(result)
+            console.print(f"[dim]{data} {backbone} seed {seed}: {result['seconds']:.0f} s[/dim]", highlight=False)
+    table, figures = summarise(data, results)
+    console.print(table)
+    context = {
+        "data": data,
+        "note": NOTE.get(data, ""),
+        "seeds": seeds,
+        "quick": quick,
+        "dataset": dataset.artifact.artifact_id,
+        "dataset_inputs": dataset.manifest["inputs"],
+        "published": RECIPES[data].published,
+        "cells": results,
+    }
+    document = json.dumps({"figures": figures, "context": context}, indent=1).encode()
+    if arguments.json:
+        write_atomic(arguments.json, document)
+    if arguments.evidence:
+        write_evidence(data, results, document, console)
+
+
+def data_of(data: str, *, quick: bool) -> DatasetFolder:
+    """The data set of a recipe, made where it is not there; with the planted field where the recipe has one."""
+    recipe = RECIPES[data]
+    workdir = RUNS / ("quick" if quick else "full") / data
+    overrides = (f"workdir={workdir}", *recipe.data, *(recipe.quick_data if quick else ()))
+    pipeline = Pipeline(load_config(ROOT / "configs" / recipe.config, overrides), quiet=True)
+    made = pipeline.ingest()
+    dataset = DatasetFolder.open(pipeline.dataset_path)
+    if data not in PLANT_IN:
+        return dataset
+    return plant(dataset, workdir / f"planted-{made.artifact_id[:12]}", seed=1)
+
+
+def settings_of(recipe: Recipe, backbone: str, seed: int, *, quick: bool) -> Any:
+    """The resolved configuration of a cell."""
+    overrides = [f"seed={seed}", *recipe.data, *recipe.ranking, f"ranking.model.backbone={backbone}"]
+    overrides += recipe.backbones.get(backbone, ())
+    if quick:
+        overrides += QUICK
+    if backbone == "lr":
+        overrides.append("ranking.gates=null")
+    return load_config(ROOT / "configs" / recipe.config, tuple(overrides))
+
+
+def cell_of(
+    data: str, dataset: DatasetFolder, backbone: str, seed: int, chosen: Sequence[float], *, quick: bool
+) -> dict[str, Any]:
+    """A cell's result; the first seed tries the recipe's kappas, later ones take what it `chosen`."""
+    recipe = RECIPES[data]
+    config = settings_of(recipe, backbone, seed, quick=quick).ranking
+    kappas = tuple(chosen) or (recipe.kappas[backbone] if backbone in recipe.kappas else recipe.kappas["all"])
+    kappas = kappas[:1] if quick else kappas
+    folder = RUNS / ("quick" if quick else "full") / data / backbone / f"seed-{seed}"
+    key = fingerprint([dataset.artifact.artifact_id, config.model_dump(mode="json"), kappas])
+    path = folder / "result.json"
+    if path.is_file():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found["key"] == key:
+            return found
+    result = {"key": key} | run_cell(Cell(dataset, config, seed, kappas, folder / "checkpoints"))
+    write_atomic(path, json.dumps(result, indent=1).encode())
+    return result
+
+
+def summarise(data: str, results: dict[str, list[dict[str, Any]]]) -> tuple[Table, dict[str, float]]:
+    """The table of all backbones and the figures of the run."""
+    published = RECIPES[data].published
+    note = f", {NOTE[data]}" if data in NOTE else ""
+    table = Table(
+        title=f"{data}: test AUC{note}",
+        caption="mean ± standard deviation over seeds; kept: share of the values; log loss as trained / calibrated",
+    )
+    for heading in ("model", "AUC", "published", "OptFS", "kept", "most frequent", "AUC in users", "log loss"):
+        table.add_column(heading, justify="left" if heading == "model" else "right")
+    figures: dict[str, float] = {"minutes": sum(one["seconds"] for cells in results.values() for one in cells) / 60}
+    for backbone, cells in results.items():
+        columns = {
+            "auc": [one["plain"]["auc"] for one in cells],
+            "gauc": [one["plain"]["gauc"] for one in cells],
+            "log_loss": [one["plain"]["log_loss"] for one in cells],
+            "calibrated_log_loss": [one["plain"].get("calibrated_log_loss", np.nan) for one in cells],
+        }
+        if "optfs" in cells[0]:
+            columns |= {
+                "optfs_auc": [one["optfs"]["auc"] for one in cells],
+                "optfs_log_loss": [one["optfs"]["log_loss"] for one in cells],
+                "optfs_kept_ratio": [one["kept_ratio"] for one in cells],
+                "frequency_control_auc": [one["frequency"]["auc"] for one in cells],
+            }
+        planted = planted_ratio(cells)
+        for name, values in columns.items():
+            figures[f"{backbone}_{name}"] = float(np.mean(values))
+            if len(values) > 1 and name.endswith("auc"):
+                figures[f"{backbone}_{name}_std"] = float(np.std(values, ddof=1))
+        if planted is not None:
+            figures[f"{backbone}_planted_kept_ratio"] = planted
+        table.add_row(
+            backbone,
+            _spread(columns["auc"]),
+            f"{published[backbone]:.4f}" if backbone in published else "–",
+            _spread(columns.get("optfs_auc", [])),
+            _spread(columns.get("optfs_kept_ratio", []), 3),
+            _spread(columns.get("frequency_control_auc", [])),
+            _spread(columns["gauc"]),
+            f"{np.mean(columns['log_loss']):.4f} / {np.mean(columns['calibrated_log_loss']):.4f}",
+        )
+    return table, figures
+
+
+def _spread(values: Sequence[float], digits: int = 4) -> str:
+    if not len(values):
+        return "–"
+    spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.{digits}f}{spread}"
+
+
+def write_evidence(data: str, results: dict[str, list[dict[str, Any]]], document: bytes, console: Console) -> None:
+    """Command, resolved configurations, checksums, a table by seed, the curves and the log, under docs/evidence/."""
+    folder = ROOT / "docs" / "evidence" / f"ranking-{data}"
+    lines = [
+        f"# Rankers on {data}" + (f" ({NOTE[data]})" if data in NOTE else ""),
+        "",
+        f"    python benchmarks/quality_ranking.py {' '.join(sys.argv[1:])}",
+        "",
+        "Checksums of the raw files, every cell and every set of values tried are in figures.json, the resolved "
+        "configuration of each backbone in config.yaml. How the settings were found: tuning.md.",
+        "",
+        "| model | seed | AUC | log loss | OptFS AUC | log loss | kept | frequent, AUC | kappa | epochs | seconds |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for backbone, cells in results.items():
+        for one in cells:
+            cut = ["–"] * 5
+            if "optfs" in one:
+                optfs, control = one["optfs"], one["frequency"]
+                cut = [f"{optfs['auc']:.4f}", f"{optfs['log_loss']:.4f}", f"{one['kept_ratio']:.3f}"]
+                cut += [f"{control['auc']:.4f}", f"{one['kappa']:g}"]
+            plain = [f"{one['plain']['auc']:.4f}", f"{one['plain']['log_loss']:.4f}"]
+            cells_text = [backbone, str(one["seed"]), *plain, *cut, str(one["epochs"]), f"{one['seconds']:.0f}"]
+            lines.append(f"| {' | '.join(cells_text)} |")
+        if len(cells[0]["sets"]) > 1:
+            write_atomic(folder / f"{backbone}.svg", ratio_against_auc(cells[0]["sets"]).encode())
+    lines.append("")
+    for backbone, cells in results.items():
+        if len(cells[0]["sets"]) > 1:
+            lines.append(f"![{backbone}: validation AUC against the share of values kept, seed 1]({backbone}.svg)")
+    lines += ["", "What was printed:", "", "```", console.export_text().rstrip(), "```", ""]
+    write_atomic(folder / "README.md", "\n".join(lines).encode())
+    write_atomic(folder / "figures.json", document)
+    configs = {one: settings_of(RECIPES[data], one, 1, quick=False).model_dump(mode="json") for one in results}
+    write_atomic(folder / "config.yaml", yaml.safe_dump(configs, sort_keys=False).encode())
+
+
+if __name__ == "__main__":
+    main()
