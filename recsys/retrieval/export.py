@@ -28,7 +28,10 @@ def export_tower(tower: Tower, folder: Path) -> None:
     module.weights = list(tower.variables)
     function = tf.function(lambda **features: {OUTPUT: tower(features)})
     tf.saved_model.save(
-        module, str(folder), signatures={"serving_default": function.get_concrete_function(**signature)}
+        module,
+        str(folder),
+        signatures={"serving_default": function.get_concrete_function(**signature)},
+        options=tf.saved_model.SaveOptions(experimental_custom_gradients=False),
     )
     settle_saved_model(folder)
 

@@ -111,6 +111,38 @@ def test_the_gradient_reaches_each_value_by_its_share():
     np.testing.assert_allclose(slope[[3, 4, 5, 6, 0, 1]], [2 / 3, 1 / 3, 1, 0, 0, 0], atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["mean", "root", "recent", "position"])
+def test_gradients_of_pooling_equal_those_of_plain_gathers(kind):
+    """Of the table and of learned weights, with values twice in a row and a row without any."""
+    rng = np.random.default_rng(4)
+    lookup, layer = table(), Pooling("h", kind, half_life=2.0, positions=4)
+    if kind == "position":
+        layer.log_weights.assign([0.3, -0.2, 0.1, 0.5])
+    ids, upstream = rng.integers(3, 12, (9, 7)) * (np.arange(7) < rng.integers(0, 7, 9)[:, None]), rng.normal(size=9)
+    ids[0], ids[1] = 0, 5
+    values = flatten(tf.constant(ids, tf.int32))
+
+    def plain() -> tf.Tensor:
+        """Every value's vector, weighted, on its own."""
+        place = tf.minimum(values.from_end, 3)
+        weights = {
+            "recent": lambda: 0.5 ** (tf.cast(values.from_end, tf.float32) / 2.0),
+            "position": lambda: tf.exp(tf.gather(layer.log_weights, place)),
+        }.get(kind, lambda: tf.ones(tf.shape(values.ids)))()
+        total = tf.math.segment_sum(weights[:, None] * tf.gather(lookup.table, values.ids), values.row)
+        norm = tf.math.segment_sum(weights, values.row)[:, None]
+        return total / (tf.sqrt(norm) if kind == "root" else norm)
+
+    found = []
+    for pooled in (lambda: layer(look_up(lookup, values), values), plain):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(tf.square(pooled()) * upstream[:, None].astype(np.float32))
+        sources = [lookup.table, *layer.trainable_variables]
+        found.append([tf.convert_to_tensor(slope).numpy() for slope in tape.gradient(loss, sources)])
+    for ours, right in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, right, atol=2e-5)
+
+
 def test_history_dropout_drops_the_right_share_and_never_all():
     """A row that loses all its values becomes missing; without a seed nothing is dropped."""
     ids = tf.fill([4000, 3], 7)
