@@ -1,5 +1,6 @@
 """The command line `recsys`; each command is in recsys/commands/, and imports what it needs when it runs."""
 
+import errno
 import sys
 
 import typer
@@ -34,6 +35,9 @@ for panel, name, function in (
 ):
     app.command(name, rich_help_panel=panel)(function)
 
+UNUSABLE = {errno.EACCES, errno.EEXIST, errno.EISDIR, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS}
+"""What an operating system says of a path that the user can mend."""
+
 
 def main() -> None:
     """Run a command; a mistake that the user can mend is one paragraph on standard error and exit code 2."""
@@ -41,6 +45,11 @@ def main() -> None:
         app(prog_name="recsys")
     except UserError as error:
         sys.stderr.write(f"recsys: {' '.join(str(error).split())}\n")
+        raise SystemExit(2) from None
+    except OSError as error:
+        if error.errno not in UNUSABLE or error.filename is None:
+            raise
+        sys.stderr.write(f"recsys: {error.filename}: {error.strerror}; expected a place to read from or write to.\n")
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         sys.stderr.write("recsys: interrupted; run the same command again to go on.\n")

@@ -21,6 +21,7 @@ _STAGES = ("read", "items", "users", "write")
 _WITHOUT_EFFECT = {"runner", "workers", "flink", "batch_rows", "shard_rows", "extend"}
 """Settings that never change the result (and `extend`, whose data set the manifest names by its id)."""
 _RAISED = re.compile(r"UserError: (.*?)(?: \[while running|\\n|\n|$)", re.DOTALL)
+_WHERE_IN_BEAM = re.compile(r" \[while running .*", re.DOTALL)
 
 
 def ingest(
@@ -52,16 +53,16 @@ def _run(source: RawSource, config: IngestConfig, seed: int, folder: Path, progr
 
     beam = import_beam()
     from recsys.ingestion.pipeline import Job, build
-    from recsys.ingestion.runner import pipeline_options
+    from recsys.ingestion.runner import pipeline_options, without_beam_logs
 
     extend = None if config.extend is None else config.extend.resolve()
     try:
-        with pipeline_options(config) as options:
+        with pipeline_options(config) as options, without_beam_logs():
             pipeline = beam.Pipeline(options=options)
             build(pipeline, Job(source, source.schema, config, seed, folder, extend, progress))
             pipeline.run().wait_until_finish()
-    except UserError:
-        raise
+    except UserError as error:
+        raise UserError(_WHERE_IN_BEAM.sub("", str(error))) from None
     except Exception as error:
         found = _RAISED.search(str(error))
         if found:

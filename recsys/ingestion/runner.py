@@ -2,8 +2,10 @@
 
 import contextlib
 import logging
+import os
+import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TextIO
 
 from recsys.config.ingest import IngestConfig
 from recsys.ingestion.allocation import few_arenas
@@ -21,6 +23,36 @@ def import_beam() -> Any:
     finally:
         logging.disable(logging.NOTSET)
     return apache_beam
+
+
+@contextlib.contextmanager
+def without_beam_logs() -> Iterator[None]:
+    """Keep Beam from logging, within the block, each error several times over: it raises it as well, once.
+
+    Its worker processes cannot be told so; what they inherit as standard error leads nowhere, while this process goes
+    on writing to the real one.
+    """
+    logger = logging.getLogger("apache_beam")
+    level, stderr = logger.level, sys.stderr
+    logger.setLevel(logging.CRITICAL)
+    real = os.dup(2)
+    with open(os.devnull, "wb") as nowhere, open(real, "w", encoding="utf-8", buffering=1) as visible:
+        if _is_standard_error(stderr):
+            sys.stderr = visible
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(real, 2)
+            sys.stderr = stderr
+            logger.setLevel(level)
+
+
+def _is_standard_error(stream: TextIO) -> bool:
+    try:
+        return stream.fileno() == 2
+    except (OSError, ValueError):  # a stream without a file, as tests have
+        return False
 
 
 @contextlib.contextmanager

@@ -3,6 +3,8 @@
 import gzip
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -123,3 +125,24 @@ def test_a_vocabulary_from_another_data_set_is_named(shop: Path, tmp_path: Path)
     vocabulary = Path("work") / "dataset" / "vocabulary" / "user.parquet"
     shutil.copyfile(other.parent / vocabulary, shop.parent / vocabulary)
     refused(recsys("train", shop), "vocabulary/user.parquet", "it was truncated or altered")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_process_says_one_paragraph_and_nothing_else(shop: Path, workers: int) -> None:
+    (shop.parent / "events.csv").write_text("user,item,time\n1,2,3\n", encoding="utf-8")
+    command = [sys.executable, "-m", "recsys.cli", "ingest", str(shop)]
+    done = subprocess.run(
+        [*command, "--set", f"ingest.workers={workers}"], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("recsys: ") and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert "'device'" in done.stderr and "while running" not in done.stderr
+
+
+@pytest.mark.parametrize("workdir", ["events.csv", "events.csv/inside"])
+def test_a_workdir_that_cannot_be_one(shop: Path, workdir: str) -> None:
+    refused(recsys("ingest", shop, "--set", f"workdir={shop.parent / workdir}"), "events.csv")
+
+
+def test_a_configuration_that_is_a_folder(shop: Path) -> None:
+    refused(recsys("ingest", shop.parent), str(shop.parent))
