@@ -44,5 +44,10 @@ tools/flink/target/.ready: tools/flink/pom.xml
 	mvn --quiet --batch-mode --file tools/flink/pom.xml package
 	touch $@
 
+lock:  ## Resolve requirements/*.lock again from setup.py and peers.in (needs uv)
+	uv pip compile setup.py --extra cpu --extra dev --python-version 3.11 --generate-hashes --no-emit-index-url -o requirements/cpu.lock
+	uv pip compile setup.py --extra gpu --extra dev --python-version 3.11 --generate-hashes --no-emit-index-url -o requirements/gpu.lock
+	uv pip compile requirements/peers.in --python-version 3.11 --generate-hashes --no-emit-index-url -o requirements/peers.lock
+
 clean:  ## Remove environments, runs and caches
 	rm -rf $(VENV) .venv-peers runs .pytest_cache .mypy_cache .ruff_cache
