@@ -68,6 +68,8 @@ class OptimiserConfig(Section):
     learning_rate: float = Field(default=0.001, gt=0.0)
     decay: float = Field(default=1.0, gt=0.0, le=1.0)
     """Factor on the learning rate after each epoch."""
+    to_zero: bool = False
+    """Whether the learning rate also falls in a straight line, to 0 at the last step of the last epoch."""
     warmup_steps: int = Field(default=0, ge=0)
     """Steps over which the learning rate grows from 0."""
     l2: float = Field(default=0.0, ge=0.0)

@@ -24,10 +24,11 @@ LOG_STEPS = 50
 """Steps between looks at the loss: reading it makes the host wait for the device."""
 
 
-def learning_rate(config: OptimiserConfig, epoch: int, step: int) -> float:
-    """The learning rate of global step `step` (from 0) in `epoch` (from 0): warm-up times decay by epoch."""
+def learning_rate(config: OptimiserConfig, epoch: int, step: int, total: int) -> float:
+    """The learning rate of global step `step` of `total` (from 0) in `epoch` (from 0): warm-up times decay."""
     warm = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
-    return config.learning_rate * config.decay**epoch * warm
+    left = 1.0 - step / total if config.to_zero else 1.0
+    return config.learning_rate * config.decay**epoch * warm * left
 
 
 @dataclass(eq=False)
@@ -81,7 +82,8 @@ class Loop:
         while not progress.finished:
             if progress.step == 0:
                 self._begin_epoch(progress)
-            rate = learning_rate(self.config.optimiser, progress.epoch, progress.epoch * steps + progress.step)
+            step = progress.epoch * steps + progress.step
+            rate = learning_rate(self.config.optimiser, progress.epoch, step, epochs * steps)
             pending.append(self.trainer.train_step(next(batches), tf.constant(rate, tf.float32)))
             progress.step += 1
             ended = progress.step == steps
