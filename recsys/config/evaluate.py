@@ -53,6 +53,9 @@ class EvaluateConfig(Section):
     )
     """Run beside the model, in the same table, on the same queries and histories."""
 
+    rank_candidates: int = Field(default=200, ge=1)
+    """How many candidates the retrieval model hands to the ranker, where the bundle has one (at least max(ks))."""
+
     tuning_queries: int = Field(default=3000, ge=1)
     """At most so many validation queries choose each baseline's settings."""
 

@@ -1,7 +1,7 @@
 """The evaluation stage: our model and the baselines on the same queries, in one table and one report."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,16 +19,18 @@ from recsys.evaluation.baselines.tuning import KINDS, Lessons, fit, on_parts, re
 from recsys.evaluation.bootstrap import Resamples
 from recsys.evaluation.measure import Yardstick, measure
 from recsys.evaluation.queries import Events, Queries, lag_of, make_queries, protocol_of
-from recsys.evaluation.recommend import Catalogue, Recommender, recommend
+from recsys.evaluation.recommend import Catalogue, Recommender, recommend, recommend_scored
 from recsys.evaluation.report import write_report
 from recsys.evaluation.slices import popularity_classes, slice_targets
 from recsys.evaluation.summary import comparison, context, headline
+from recsys.evaluation.two_stage import rerank
 from recsys.evaluation.two_tower import two_tower
 from recsys.registry import BUNDLE_FORMAT, BUNDLE_KIND
 from recsys.schema import SPLITS
 from recsys.scoring.towers import load_tower
 
 OURS = "two_tower"
+SECOND = "two_stage"
 TRAIN, VALIDATION = 0, 1
 
 
@@ -74,8 +76,8 @@ def evaluate(
     with _progress(quiet) as progress:
         setting = Setting(dataset, config, queries, catalogue, lessons, fit_parts, progress)
         yardstick = _yardstick(setting, seed)
-        measured = {OURS: measure(_run(setting, OURS, _ours(setting, model)), yardstick)}
-        notes: dict[str, dict] = {OURS: {}}
+        measured = {name: measure(found, yardstick) for name, found in _stages(setting, opened).items()}
+        notes: dict[str, dict] = {name: {} for name in measured}
         left_out: dict[str, str] = {}
         for name in config.baselines:
             reason = reason_to_leave_out(
@@ -90,7 +92,7 @@ def evaluate(
         **context(dataset, config, queries, [SPLITS[part] for part in fit_parts], opened),
         "models": {name: notes[name] | one.figures for name, one in measured.items()},
         "left_out": left_out,
-        **comparison(measured, OURS, config),
+        **comparison(measured, OURS, SECOND, config),
         "headline": headline(measured[OURS]),
     }
     with write_artifact(output, REPORT_KIND, REPORT_FORMAT, {"bundle": opened.artifact_id, "seed": seed}) as folder:
@@ -156,9 +158,30 @@ def _ours(setting: Setting, model: Path) -> Recommender:
     return two_tower(setting.dataset, *towers, setting.queries, vectors)
 
 
-def _run(setting: Setting, name: str, model: Recommender) -> np.ndarray:
+def _stages(setting: Setting, bundle: Artifact) -> dict[str, np.ndarray]:
+    """The lists `[n, max(ks)]` of the retrieval model and, where the bundle has a ranker, of the ranker behind it."""
+    width = max(setting.config.ks)
+    model = _ours(setting, bundle.path / "model")
+    if not (bundle.path / "ranker").is_dir():
+        return {OURS: _run(setting, OURS, model)}
+    from recsys.scoring.ranker import load_ranker
+
+    ranker = load_ranker(bundle.path / "ranker")
+    candidates = max(width, setting.config.rank_candidates)
+    found, scores = recommend_scored(
+        model, setting.queries, setting.catalogue, candidates, advanced=_bar(setting, OURS)
+    )
+    ranked = rerank(setting.dataset, ranker, setting.queries, found, scores, advanced=_bar(setting, SECOND))
+    return {OURS: found[:, :width], SECOND: ranked[:, :width]}
+
+
+def _bar(setting: Setting, name: str) -> Callable[[int], None]:
     task = setting.progress.add_task(name, total=len(setting.queries))
-    advanced = lambda done: setting.progress.advance(task, done)  # noqa: E731
+    return lambda done: setting.progress.advance(task, done)
+
+
+def _run(setting: Setting, name: str, model: Recommender) -> np.ndarray:
+    advanced = _bar(setting, name)
     return recommend(model, setting.queries, setting.catalogue, max(setting.config.ks), advanced=advanced)
 
 

@@ -20,14 +20,18 @@ def headline(ours: Measured) -> dict[str, float]:
     return {name: figure["value"] for name, figure in overall.items() if "@" in name}
 
 
-def comparison(measured: dict[str, Measured], ours: str, config: EvaluateConfig) -> dict[str, Any]:
-    """The best baseline by recall at `main_k`, and by how much our model differs from each baseline."""
+def comparison(measured: dict[str, Measured], ours: str, second: str, config: EvaluateConfig) -> dict[str, Any]:
+    """The best baseline by recall at `main_k`, and by how much our model differs from each baseline.
+
+    `second` names our second stage, which is no baseline but is compared too, where it was measured.
+    """
     main = f"recall@{config.main_k}"
     values = {name: headline(one)[main] for name, one in measured.items() if name != ours}
+    baselines = {name: value for name, value in values.items() if name != second}
     return {
         "ours": ours,
         "main_k": config.main_k,
-        "best_baseline": max(values, key=values.__getitem__) if values else None,
+        "best_baseline": max(baselines, key=baselines.__getitem__) if baselines else None,
         "differences": {
             name: {
                 metric: difference(measured[ours], measured[name], metric, config.confidence)

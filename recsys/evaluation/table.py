@@ -8,6 +8,7 @@ from recsys.evaluation.slices import OVERALL
 
 LABELS = {
     "two_tower": "two-tower (ours)",
+    "two_stage": "two-tower, then ranker",
     "popularity": "popularity",
     "recent_popularity": "recent popularity",
     "item_transitions": "item transitions",
