@@ -7,7 +7,7 @@ import numpy as np
 
 from recsys.ranking.evaluation import evaluate_shown
 from recsys.ranking.measure import Shown
-from recsys.ranking.report import ranking_section
+from recsys.ranking.section import ranking_section
 from recsys.ranking.truth import against_truth
 from tests.ranking.test_evaluation import shop
 
