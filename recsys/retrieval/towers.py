@@ -80,7 +80,9 @@ class Tower(keras.layers.Layer):
         ]
         plain = summed and not self.hidden and config.embedding_dim == config.output_dim
         self.output_layer = None if plain else dense("output", config.output_dim)
-        self.fields = (*((spec.id_column,) if spec.identity.use else ()), *(inputs.name for inputs in spec.inputs))
+        own = (spec.id_column,) if spec.identity.use else ()
+        shown_by = (AUDIENCE,) if audience is not None else ()
+        self.fields = (*own, *(inputs.name for inputs in spec.inputs), *shown_by)
         self.defaults: dict[str, tf.Variable] = {}
         self.seed = seed
         if spec.config.feature_dropout:
