@@ -1,5 +1,6 @@
 """The planted-noise data of the OptFS specification, section 10, as a data set folder, and what is true of it."""
 
+import itertools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +51,7 @@ def write_planted_noise(path: Path, rows: int, seed: int) -> Truth:
     probabilities = 1 / (1 + np.exp(-logits))
     labels = (rng.random(rows) < probabilities).astype(np.int8)
     _write(path, values, labels)
-    first = int(round(rows * (1 - SHARES["test"])))
+    first = round(rows * (1 - SHARES["test"]))
     kind = {name: np.full(size, name.split("_")[1]) for name, size in zip(NAMES, SIZES, strict=True)}
     for field in range(INFORMATIVE):
         kind[NAMES[field]] = np.where(live[field], "live", "dead")
@@ -62,7 +63,7 @@ def _write(path: Path, values: np.ndarray, labels: np.ndarray) -> None:
     schema = Schema(fields=fields, has_time=False)
     rows = len(labels)
     cuts = np.round(np.cumsum([0.0, *SHARES.values()]) * rows).astype(int)
-    parts = dict(zip(SHARES, zip(cuts[:-1], cuts[1:], strict=True), strict=True))
+    parts = dict(zip(SHARES, itertools.pairwise(cuts), strict=True))
     payload = {"schema": schema.model_dump(mode="json"), "rows": {"in": rows, "accepted": rows, "rejected": 0}}
     with write_artifact(path, DATASET_KIND, DATASET_FORMAT, payload) as folder:
         for name in ("events", "items", "users", "vocabulary"):

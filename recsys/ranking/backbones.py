@@ -163,7 +163,7 @@ class TwoTowerDot(keras.layers.Layer):
         self.sides = {"query": tf.constant(others, tf.int32), "item": tf.constant(of_item, tf.int32)}
         self.widths = {"query": len(others) * spec.dim, "item": len(of_item) * spec.dim}
         self.networks = {name: Network(name, spec.config, seed) for name in self.sides}
-        self.outputs_ = {
+        self.ends = {
             name: keras.layers.Dense(spec.dim, kernel_initializer=_start(seed, f"{name}/output"), name=f"{name}_output")
             for name in self.sides
         }
@@ -171,12 +171,12 @@ class TwoTowerDot(keras.layers.Layer):
 
     def call(self, vectors: tf.Tensor, first: tf.Tensor | None, seed: tf.Tensor | None = None) -> Scored:
         """See the module."""
-        hidden, ends = {}, {}
+        hidden, vectors_of = {}, {}
         for name, places in self.sides.items():
             part = tf.reshape(tf.gather(vectors, places, axis=1), [-1, self.widths[name]])
             hidden[name] = self.networks[name](part, seed)
-            ends[name] = self.outputs_[name](hidden[name][-1])
-        logits = tf.reduce_sum(ends["query"] * ends["item"], axis=1) + self.bias
+            vectors_of[name] = self.ends[name](hidden[name][-1])
+        logits = tf.reduce_sum(vectors_of["query"] * vectors_of["item"], axis=1) + self.bias
         both = [tf.concat([hidden["query"][place], hidden["item"][place]], axis=1) for place in (0, -1)]
         return Scored(logits, beside(vectors), *both)
 

@@ -1,21 +1,77 @@
 """How good a ranker is on a part of a data set: overall, by slice of time, and by how often its values were seen."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from recsys.dataset_folder import DatasetFolder
 from recsys.encoding.arrays import lexicographic_order, run_starts
+from recsys.evaluation.inputs import query_inputs
 from recsys.ranking.measure import Shown, measure_shown, reliability
 from recsys.ranking.metrics import calibration_bins
 from recsys.schema import FIRST_VALUE_ID, ITEM, LABEL, TIME, USER, Kind, Side
+
+MANIFEST, REPORT = "manifest.json", "ranking.json"
+RESAMPLED_ROWS = 1 << 27
+"""Rows x resamples at most: a large split needs fewer resamples for as steady an interval."""
 
 RAREST = "rarest value"
 DECILES = 10
 MAX_TIME_SLICES = 14
 _HOUR_MS = 3_600_000
 _WIDTHS_MS = tuple(_HOUR_MS * hours for hours in (1, 2, 3, 6, 12, 24, 48, 168, 720, 2160, 8760))
+
+
+def evaluate_ranker(
+    dataset: DatasetFolder, folder: Path, split: str, *, resamples: int, confidence: float, seed: int
+) -> dict[str, Any] | None:
+    """The ranker in `folder` on the impressions of a split, for the report; None where all have the same label.
+
+    What `evaluate_shown` gives, with the ranker's own record of the sets of values that it tried and of the values kept
+    by field. A ranker that neutralises the position is asked as serving asks it; its probabilities are then of the
+    neutral position, so calibration is measured on the impressions that were shown there (`position`).
+    """
+    from recsys.scoring.ranker import load_ranker
+
+    events = dataset.events(split)
+    if len(np.unique(events[LABEL].to_numpy())) < 2:
+        return None
+    ranker = load_ranker(folder)
+    shown = shown_in(dataset, split, ranker(impression_inputs(dataset, events, ranker.inputs)))
+    resamples = min(resamples, max(100, RESAMPLED_ROWS // len(shown)))
+    frequencies = training_frequencies(dataset, split)
+    measured = evaluate_shown(shown, frequencies, resamples=resamples, confidence=confidence, seed=seed)
+    settings = json.loads((folder / MANIFEST).read_text(encoding="utf-8")).get("ranking", {})
+    record = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+    measured |= {"split": split, "backbone": record["backbone"], "fields": record["fields"], "position": None}
+    measured["sets"] = [one | {"auc": one["validation_auc"]} for one in record["sets"]]
+    if settings.get("position"):
+        name, raw = settings["position"]["field"], settings["position"]["neutral"]
+        neutral = events[name].to_numpy() == dataset.vocabulary(name).encode(pa.array([raw]))[0]
+        there = measure_shown(shown.where(neutral), resamples=resamples, confidence=confidence, seed=seed)
+        for figure in ("calibration_error", "predicted_over_observed"):
+            measured["overall"][figure] = there[figure]
+        measured["reliability"] = reliability(shown.where(neutral))
+        measured["position"] = {"field": name, "neutral": raw, "rows": int(neutral.sum())}
+    return measured
+
+
+def impression_inputs(dataset: DatasetFolder, events: pa.Table, wanted: Collection[str]) -> dict[str, np.ndarray]:
+    """A ranker's inputs for rows of the event table: as of each row's time, features of users and items by id."""
+    arrays = query_inputs(dataset, events, wanted)
+    items = events[ITEM].to_numpy()
+    arrays[ITEM] = items
+    for name, column in dataset.features(Side.ITEM).items():
+        if name in wanted:
+            arrays[name] = column[items]
+    for field in dataset.schema.of(Side.ITEM, Kind.POINT_IN_TIME):
+        if field.name in wanted:
+            arrays[field.name] = events[field.name].to_numpy()
+    return arrays
 
 
 def shown_in(dataset: DatasetFolder, split: str, probabilities: np.ndarray) -> Shown:

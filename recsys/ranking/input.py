@@ -14,7 +14,9 @@ Batch = dict[str, Any]
 """`features` by column name, `labels`, `weights` and `offsets`, all batch first."""
 
 
-def training_batches(maker: ExampleMaker, reader: EventReader, prefetch: int, *, epoch: int, step: int) -> Iterator[Batch]:
+def training_batches(
+    maker: ExampleMaker, reader: EventReader, prefetch: int, *, epoch: int, step: int
+) -> Iterator[Batch]:
     """Endless batches from (epoch, step) on, epoch after epoch; Python works on whole batches."""
 
     def read() -> Iterator[Batch]:

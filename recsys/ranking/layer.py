@@ -64,8 +64,7 @@ class FeatureLayer(keras.layers.Layer):
     def _ids(self, values: tf.Tensor, field: FieldSpec) -> tf.Tensor:
         if not field.is_number:
             return values
-        part = self.spec.part(field.table)
-        return number_ids(values, field, part.stop - part.start)
+        return number_ids(values, field, self.table.sizes[field.table])
 
     def _pooled(self, ids: tf.Tensor, field: FieldSpec, candidate: tf.Tensor | None) -> tf.Tensor:
         values, rows = self.list_rows(ids, field)
@@ -81,5 +80,3 @@ def _factor(values: tf.Tensor, field: FieldSpec) -> tf.Tensor:
     if field.reading is Reading.VALUE:
         return number_factor(values, field)
     return tf.ones([tf.shape(values)[0]])
-
-

@@ -23,7 +23,7 @@ class Ranker(keras.Model):
         gated: np.ndarray | None = None,
         field_gates: Gates | None = None,
     ) -> None:
-        """`gates` has one a row of the table, of which `gated` `[rows] bool` are in force; `field_gates` one a field."""
+        """`gates` are those of the table's rows, in force where `gated` `[rows] bool`; `field_gates` of fields."""
         super().__init__(name="ranker")
         self.spec = spec
         self.gates = field_gates if gates is None else gates
@@ -45,7 +45,11 @@ class Ranker(keras.Model):
     @property
     def learned(self) -> list[tf.Variable]:
         """All that training changes besides the gates: weights and the running statistics of batch normalisation."""
-        return [self.table.table, *self.backbone.variables, *(v for a in self.layer.attentions.values() for v in a.variables)]
+        return [
+            self.table.table,
+            *self.backbone.variables,
+            *(v for a in self.layer.attentions.values() for v in a.variables),
+        ]
 
 
 def signature(spec: RankerSpec) -> dict[str, tf.TensorSpec]:

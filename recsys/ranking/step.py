@@ -17,6 +17,7 @@ class Trainer(tf.Module):
         super().__init__(name="trainer")
         self.model, self.seed, self.gates = model, seed, gates
         rate, epsilon = config.learning_rate, config.epsilon
+        self.rate = rate
         self.table_optimiser = LazyAdam(rate, epsilon=epsilon, l2=config.l2_embeddings)
         self.network_optimiser = LazyAdam(rate, epsilon=epsilon, l2=config.l2_network)
         self.table_optimiser.build([model.table.table])
@@ -47,6 +48,11 @@ class Trainer(tf.Module):
         self.step.assign_add(1)
         return loss
 
+    def slow_down(self, factor: float) -> None:
+        """Set the weights' learning rate to the configured one times `factor`."""
+        for optimiser in (self.table_optimiser, self.network_optimiser):
+            optimiser.learning_rate.assign(self.rate * factor)
+
     @property
     def state(self) -> dict[str, list[tf.Variable]]:
         """Everything that a resumed run needs, by group."""
@@ -59,5 +65,3 @@ class Trainer(tf.Module):
             "gate_optimiser": [] if self.gates is None else [v for one in self.gates.state for v in one],
             "trainer": [self.step],
         }
-
-

@@ -34,14 +34,14 @@ class FeatureTable(keras.layers.Layer):
         self.gated = None if every else tf.Variable(gated, trainable=False, name="gated")
         maps = [table.row_of + spec.offsets[table.name] for table in spec.tables]
         self._starts = dict(zip(spec.offsets, np.cumsum([0, *map(len, maps)])[:-1].tolist(), strict=True))
-        self._sizes = {table.name: len(table.row_of) for table in spec.tables}
+        self.sizes = {table.name: len(table.row_of) for table in spec.tables}
         self.row_of = tf.Variable(np.concatenate(maps), trainable=False, dtype=tf.int64, name="row_of")
         self.closed = [spec.offsets[table.name] + table.closed_row for table in spec.tables if table.closed_row]
 
     def rows(self, ids: tf.Tensor, fields: tuple[FieldSpec, ...]) -> tf.Tensor:
         """Table rows of ids whose last axis runs over `fields` (or is free, for one field), same shape, int64."""
         ids = tf.cast(ids, tf.int64)
-        size = tf.constant([self._sizes[field.table] for field in fields], tf.int64)
+        size = tf.constant([self.sizes[field.table] for field in fields], tf.int64)
         start = tf.constant([self._starts[field.table] for field in fields], tf.int64)
         known = (ids >= 0) & (ids < size)
         return tf.gather(self.row_of, tf.where(known, ids, UNSEEN_ID) + start)

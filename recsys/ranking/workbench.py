@@ -6,7 +6,7 @@ calls, and run again it ends with the same bytes.
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -110,6 +110,22 @@ class Workbench:
             mask[self.spec.part(names[name])] = True
         return mask
 
+    def kept_rows(self, gates: np.ndarray | None, config: GatesConfig) -> np.ndarray:
+        """`[rows] bool`: what gates of these logits (None: no gates) leave open, rows without gates among them."""
+        if gates is None:
+            return np.ones(self.spec.rows, bool)
+        if config.mode != "field":
+            return kept(gates) | ~self.gated(config)
+        rows = np.zeros(self.spec.rows, bool)
+        for one, stays in zip(self.spec.fields, kept(gates), strict=True):
+            if stays:
+                rows[self.spec.part(one.table)] = True
+        return rows
+
+    def kept_ratio(self, gates: np.ndarray | None, config: GatesConfig) -> float:
+        """The share of the values seen in training that are kept."""
+        return float(self.kept_rows(gates, config)[self.values].mean())
+
     def search_settings(self, config: GatesConfig) -> GateSearch:
         """The search of this data set. Raises UserError where a gate that nothing needs could not close."""
         found = GateSearch(
@@ -134,7 +150,11 @@ class Workbench:
         return self._run(name, model, config.search_epochs, optimiser, config.rewind_epoch)
 
     def train(
-        self, name: str, config: GatesConfig | None = None, gates: np.ndarray | None = None, start: Weights | None = None
+        self,
+        name: str,
+        config: GatesConfig | None = None,
+        gates: np.ndarray | None = None,
+        start: Weights | None = None,
     ) -> Outcome:
         """Train weights with hard gates of these logits (none: a plain model), from `start` or from the beginning."""
         model = self._model(config if gates is not None else None, None)
@@ -186,6 +206,12 @@ class Workbench:
         )
 
 
+def _stalls(epochs: Sequence[Mapping[str, float]]) -> int:
+    """How many of the finished epochs had no better validation AUC than all before them."""
+    values = [record["auc"] for record in epochs if "auc" in record]
+    return sum(value <= max(values[:place]) for place, value in enumerate(values) if place)
+
+
 @dataclass(eq=False)
 class _Phase:
     """One phase as it runs. A search (`rewind_epoch` is given) runs all its epochs and ends with the last weights."""
@@ -231,9 +257,12 @@ class _Phase:
         return self._end(progress)
 
     def _begin_epoch(self, progress: Progress) -> None:
+        if self.rewind_epoch is None:
+            self.trainer.slow_down(self.bench.config.train.plateau ** _stalls(progress.epochs))
         if self.trainer.gates is not None:
-            one = self.trainer.gates
-            one.gates[0].temperature.assign(one.search.temperature(progress.epoch))
+            for one in self.trainer.gates.gates:
+                if one.temperature is not None:
+                    one.temperature.assign(self.trainer.gates.search.temperature(progress.epoch))
         if progress.epoch == self.rewind_epoch:
             self._write("rewind", self._learned())
 
@@ -255,7 +284,7 @@ class _Phase:
         progress.finished = progress.epoch == self.epochs
         gates = self.trainer.model.gates
         if gates is not None:
-            record["open"] = float(kept(gates.logits.numpy()).mean())
+            record["open_gates"] = float(kept(gates.logits.numpy()).mean())
         examples = self.bench.validation
         if examples is not None:
             value = auc(self.live(examples.features), examples.labels, examples.weights)

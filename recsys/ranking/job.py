@@ -1,0 +1,169 @@
+"""The ranking job: a data set folder to a ranker folder."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from recsys._tensorflow import tf
+from recsys.artifacts import Artifact, fingerprint, open_artifact, write_artifact
+from recsys.config.gates import GatesConfig
+from recsys.config.ranking import Control, RankingConfig
+from recsys.dataset_folder import DatasetFolder
+from recsys.errors import UserError
+from recsys.ranking import RANKER_FORMAT, RANKER_KIND
+from recsys.ranking.calibration import IDENTITY, Calibration, calibration_to_json, fit_calibration
+from recsys.ranking.export import export_ranker
+from recsys.ranking.live import LiveRanker
+from recsys.ranking.model import Ranker
+from recsys.ranking.pruning import prune
+from recsys.ranking.seeds import named_seed
+from recsys.ranking.selection import Candidate, as_logits, at_random, choose, most_frequent
+from recsys.ranking.value_report import ValueSet, write_value_tables, written_report
+from recsys.ranking.workbench import Outcome, Workbench
+from recsys.retrieval.checkpoints import CheckpointFolder
+from recsys.retrieval.display import training_display
+from recsys.retrieval.export import write_json
+from recsys.schema import FIRST_VALUE_ID
+
+MODEL = "model"
+REPORT = "ranking.json"
+CALIBRATION = "calibration.json"
+
+
+@dataclass(frozen=True, eq=False)
+class _Chosen:
+    """What the job ends with: the training outcome, the gates' settings (None: a plain model), all sets tried."""
+
+    outcome: Outcome
+    gates: GatesConfig | None
+    sets: list[ValueSet]
+    search_epochs: list[dict[str, float]]
+
+
+def rank(
+    dataset: DatasetFolder,
+    config: RankingConfig,
+    seed: int,
+    output: Path,
+    *,
+    checkpoints: Path,
+    logs: Path,
+    retrieval: str | None = None,
+    quiet: bool = False,
+) -> Artifact:
+    """Train a ranker on labelled events and write its folder (docs/contracts.md, 'Ranker folder') to `output`.
+
+    Without `gates` one training; with them a search for each kappa, training on what it kept, the choice, the
+    controls. Killed at any moment and called again with the same `checkpoints` folder, it goes on and ends with the
+    same ranker. `retrieval` is the id of the retrieval model whose candidates it will order, for the record. Raises
+    UserError for settings that do not fit the data set.
+    """
+    tf.config.experimental.enable_op_determinism()
+    settings = {
+        "dataset": dataset.artifact.artifact_id,
+        "ranking": config.model_dump(mode="json"),
+        "seed": seed,
+        "retrieval": retrieval,
+    }
+    folder = CheckpointFolder(checkpoints, fingerprint(settings))
+    with training_display(quiet) as display:
+        bench = Workbench(dataset, config, seed, folder, display, Path(logs))
+        neutral = _neutral(dataset, config)
+        chosen = _plain(bench) if config.gates is None else _searched(bench, config.gates)
+        model = bench.ranker(chosen.outcome, chosen.gates)
+        calibration = _calibration(bench, model)
+    exported = prune(model) if model.table.gates is not None else model
+    report = written_report(bench, chosen.sets, chosen.outcome, chosen.gates, chosen.search_epochs, model, exported)
+    with write_artifact(output, RANKER_KIND, RANKER_FORMAT, settings) as target:
+        names = {one.name for one in exported.spec.fields}
+        fixed = {name: value for name, value in neutral.items() if name in names}
+        export_ranker(exported, calibration, fixed, target / MODEL)
+        write_json(target / CALIBRATION, calibration_to_json(calibration))
+        write_json(target / REPORT, report | {"calibration": calibration_to_json(calibration)})
+        write_json(target / "schema.json", dataset.schema.model_dump(mode="json"))
+        if chosen.outcome.gates is not None:
+            write_value_tables(target / "values", bench, chosen.outcome.gates, exported)
+    return open_artifact(output, RANKER_KIND, RANKER_FORMAT)
+
+
+def _plain(bench: Workbench) -> _Chosen:
+    outcome = bench.train("train")
+    return _Chosen(outcome, None, [ValueSet("backbone", None, 1.0, outcome.best_auc, chosen=True)], [])
+
+
+def _searched(bench: Workbench, gates: GatesConfig) -> _Chosen:
+    """Search with each kappa, train on what is kept, choose, then train the controls of the chosen one's size."""
+    kappas = bench.config.kappas
+    several = [gates.model_copy(update={"kappa": kappa, "penalty": None}) for kappa in kappas] or [gates]
+    for one in several:
+        bench.search_settings(one)
+    searches, outcomes, found = [], [], []
+    for place, one in enumerate(several):
+        searched = bench.search(f"search-{place}", one)
+        outcome = bench.train(f"train-{place}", one, searched.gates, searched.rewind)
+        ratio = bench.kept_ratio(searched.gates, one)
+        searches.append(searched)
+        outcomes.append(outcome)
+        found.append(Candidate(one.penalty_for(bench.rows) * bench.rows, ratio, outcome.best_auc))
+    best = choose(found, bench.config.tolerance)
+    sets = [
+        ValueSet("search", one.kappa, one.kept_ratio, one.auc, chosen=place == best) for place, one in enumerate(found)
+    ]
+    for control in bench.config.controls:
+        sets.append(_control(bench, control, several[best], searches[best]))
+    return _Chosen(outcomes[best], several[best], sets, searches[best].epochs)
+
+
+def _control(bench: Workbench, control: Control, gates: GatesConfig, searched: Outcome) -> ValueSet:
+    """Train on another set of values, from the same weights."""
+    name = f"control-{control}"
+    if control == "backbone":
+        outcome = bench.train(name)
+        return ValueSet(control, None, 1.0, outcome.best_auc, chosen=False)
+    if control == "field":
+        by_field = gates.model_copy(update={"mode": "field"})
+        other = bench.search(f"{name}-search", by_field)
+        outcome = bench.train(name, by_field, other.gates, other.rewind)
+        return ValueSet(control, None, bench.kept_ratio(other.gates, by_field), outcome.best_auc, chosen=False)
+    rows = bench.kept_rows(searched.gates, gates)
+    allowed = bench.values & bench.gated(gates)
+    size = int((rows & allowed).sum())
+    if control == "frequency":
+        mask = most_frequent(bench.counts, allowed, size)
+    else:
+        mask = at_random(allowed, size, named_seed(bench.seed, name))
+    values = gates if gates.mode != "field" else gates.model_copy(update={"mode": "value-dense"})
+    outcome = bench.train(name, values, as_logits(mask), searched.rewind)
+    return ValueSet(control, None, bench.kept_ratio(as_logits(mask), values), outcome.best_auc, chosen=False)
+
+
+def _calibration(bench: Workbench, model: Ranker) -> Calibration:
+    """Fitted on the validation rows, at the positions where these were shown."""
+    examples = bench.validation
+    if examples is None or bench.config.calibration == "none" or len(np.unique(examples.labels)) < 2:
+        return IDENTITY
+    # Drawn negatives are as many as were asked for, not as in the world: such logits are rates and stay as they are.
+    if bench.config.train.negatives is not None:
+        return IDENTITY
+    logits = LiveRanker(model)(examples.features)
+    weights = np.where(examples.labels > 0, examples.weights / bench.config.train.positive_weight, examples.weights)
+    return fit_calibration(bench.config.calibration, logits, examples.labels, weights)
+
+
+def _neutral(dataset: DatasetFolder, config: RankingConfig) -> dict[str, int]:
+    """The id that the position has when scoring. Raises UserError where there is no such field or value."""
+    if config.position is None:
+        return {}
+    name, raw = config.position.field, config.position.neutral
+    if name not in dataset.schema.vocabularies:
+        raise UserError(
+            f"ranking.position.field: '{name}' is no categorical field of the data set; those with a vocabulary are "
+            f"{list(dataset.schema.vocabularies)}."
+        )
+    import pyarrow as pa
+
+    found = int(dataset.vocabulary(name).encode(pa.array([raw]))[0])
+    if found < FIRST_VALUE_ID:
+        raise UserError(f"ranking.position.neutral: '{raw}' is no value of '{name}' in the training part.")
+    return {name: found}

@@ -1,0 +1,112 @@
+"""The ranker without what its gates closed: fewer rows, fewer fields, the same logits (OptFS, section 8)."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from recsys.features.gates import kept
+from recsys.features.pruning import prune_table, pruned_rows
+from recsys.features.spec import TableSpec
+from recsys.ranking.model import Ranker
+from recsys.ranking.spec import FieldSpec, RankerSpec
+from recsys.schema import Side
+
+
+def prune(model: Ranker) -> Ranker:
+    """A ranker without gates that gives the same logits as this one with its hard gates.
+
+    Kept rows hold c times their weights, closed values lead to a row of zeros. A field without any kept value is
+    dropped with its inputs of every layer; DCN keeps it, as its biases reach the coordinates of such fields.
+    """
+    gates = model.table.gates
+    if gates is None:
+        raise ValueError("the model has no gates of values to prune by")
+    gated = model.table.gated
+    in_force = np.ones(model.spec.rows, bool) if gated is None else gated.numpy()
+    stays = kept(gates.logits.numpy()) | ~in_force
+    spec, tables, weights = model.spec, list[TableSpec](), list[np.ndarray]()
+    old = model.table.table.numpy()
+    for table in spec.tables:
+        part = spec.part(table.name)
+        small, rows = prune_table(table, stays[part])
+        tables.append(small)
+        weights.append(pruned_rows(old[part], rows, gates.scale if in_force[part].any() else 1.0))
+    live = live_fields(spec, stays)
+    used = {one.table for one in live}
+    chosen = [place for place, table in enumerate(tables) if table.name in used]
+    small_spec = replace(spec, fields=live, tables=tuple(tables[place] for place in chosen))
+    pruned = Ranker(small_spec, seed=0)
+    pruned.table.table.assign(np.concatenate([weights[place] for place in chosen]))
+    names = [one.name for one in live]
+    for variable, values in zip(pruned.backbone.variables, _backbone_weights(model, names), strict=True):
+        variable.assign(values)
+    for name, attention in pruned.layer.attentions.items():
+        for variable, value in zip(attention.variables, model.layer.attentions[name].variables, strict=True):
+            variable.assign(value)
+    return pruned
+
+
+def live_fields(spec: RankerSpec, stays: np.ndarray) -> tuple[FieldSpec, ...]:
+    """The fields with an open value, given `stays` `[rows] bool`; all of them where the backbone is DCN.
+
+    The first field stays in any case (there is no model of none), as do the candidate's id, if it is attended with, and
+    a field for each tower.
+    """
+    if spec.config.backbone == "dcn":
+        return spec.fields
+    values = stays & ~spec.padding
+    live = {one.name for one in spec.fields if values[spec.part(one.table)].any()}
+    if any(one.reading == "attention" and one.name in live for one in spec.fields):
+        live.add(spec.fields[spec.candidate].name)
+    sides = (True, False) if spec.config.backbone == "two_tower" else (None,)
+    for side in sides:
+        mine = [one.name for one in spec.fields if side is None or (one.side is Side.ITEM) == side]
+        if mine and not live & set(mine):
+            live.add(mine[0])
+    return tuple(one for one in spec.fields if one.name in live)
+
+
+def _backbone_weights(model: Ranker, names: list[str]) -> list[np.ndarray]:
+    """The backbone's variables less the inputs of dropped fields, in the order of its variables."""
+    spec, dim = model.spec, model.spec.dim
+    places = [place for place, one in enumerate(spec.fields) if one.name in names]
+    flat = np.concatenate([np.arange(place * dim, (place + 1) * dim) for place in places])
+    width = len(spec.fields) * dim
+    inputs = _network_inputs(model, places, flat)
+    found = []
+    for variable in model.backbone.variables:
+        values, name = variable.numpy(), variable.name
+        if id(variable) in inputs:
+            values = values[inputs[id(variable)]]
+        elif spec.config.backbone == "dcn_v2" and "cross_" in name:
+            values = values[flat] if values.ndim == 1 else values[np.ix_(flat, flat)]
+        elif spec.config.backbone == "dcn_v2" and variable is model.backbone.output_layer.kernel:
+            values = np.concatenate([values[flat], values[width:]])
+        found.append(values)
+    return found
+
+
+def _network_inputs(model: Ranker, places: list[int], flat: np.ndarray) -> dict[int, np.ndarray]:
+    """By id of a network's first kernel: the rows of it that stay."""
+    spec, backbone, dim = model.spec, model.backbone, model.spec.dim
+    if spec.config.backbone == "two_tower":
+        found = {}
+        for name, side in backbone.sides.items():
+            order = side.numpy().tolist()
+            kept_here = [order.index(place) for place in places if place in order]
+            rows = np.concatenate([np.arange(place * dim, (place + 1) * dim) for place in kept_here])
+            layers = [*backbone.networks[name].dense, backbone.ends[name]]
+            found[id(layers[0].kernel)] = rows
+        return found
+    if spec.config.backbone == "ipnn":
+        count = len(spec.fields)
+        pairs = [(i, j) for i in range(count) for j in range(i + 1, count)]
+        stay = [count * dim + n for n, (i, j) in enumerate(pairs) if i in places and j in places]
+        flat = np.concatenate([flat, np.array(stay, np.int64)])
+    network = getattr(backbone, "network", None)
+    if network is None:
+        return {}
+    layers = [*network.dense, backbone.output_layer]
+    if spec.config.backbone in ("dcn", "dcn_v2") and not network.dense:
+        return {}
+    return {id(layers[0].kernel): flat}

@@ -1,0 +1,106 @@
+"""What a ranking job leaves to be read: `ranking.json`, and a table of values for each part of the table."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recsys.config.gates import GatesConfig
+from recsys.features.gates import kept
+from recsys.ranking.examples import split_examples
+from recsys.ranking.model import Ranker
+from recsys.ranking.occurrences import live_interactions
+from recsys.ranking.workbench import Outcome, Workbench
+from recsys.schema import FIRST_VALUE_ID, PADDING_ID, SPLITS
+
+SPECIAL = ("(missing)", "(unseen)")
+BYTES = 4
+"""Of one float32 weight."""
+
+
+@dataclass(frozen=True)
+class ValueSet:
+    """One set of values that was trained on: a search's (with its kappa), all of them (`backbone`), or a control."""
+
+    name: str
+    kappa: float | None
+    kept_ratio: float
+    validation_auc: float
+    chosen: bool
+
+
+def written_report(
+    bench: Workbench,
+    sets: Sequence[ValueSet],
+    outcome: Outcome,
+    gates: GatesConfig | None,
+    search_epochs: Sequence[dict[str, float]],
+    model: Ranker,
+    exported: Ranker,
+) -> dict[str, Any]:
+    """`ranking.json`: sets tried, epochs, values by field, and rows, bytes and live interactions before and after."""
+    stays = np.ones(bench.spec.rows, bool) if gates is None else bench.kept_rows(outcome.gates, gates)
+    seen = bench.values
+    fields = {}
+    for field in bench.spec.fields:
+        part = bench.spec.part(field.table)
+        there, counts = seen[part], bench.counts[part]
+        open_here = there & stays[part]
+        fields[field.name] = {
+            "values": int(there.sum()),
+            "kept": int(open_here.sum()),
+            "kept_share_of_rows": float(counts[open_here].sum() / max(counts.sum(), 1)),
+        }
+    sample = bench.validation or split_examples(bench.maker, SPLITS[0], bench.seed)
+    before, after = live_interactions(model, sample, seen), live_interactions(model, sample, seen & stays)
+    return {
+        "backbone": bench.spec.config.backbone,
+        "sets": [asdict(one) for one in sets],
+        "best_epoch": outcome.best_epoch,
+        "epochs": outcome.epochs,
+        "search_epochs": list(search_epochs),
+        "fields": fields,
+        "closed_fields": sorted(name for name, one in fields.items() if one["kept"] == 0),
+        "exported_fields": [one.name for one in exported.spec.fields],
+        "values": {"seen": int(seen.sum()), "kept": int((seen & stays).sum())},
+        "rows": {"before": bench.spec.rows, "after": exported.spec.rows},
+        "bytes": {"before": _bytes(model), "after": _bytes(exported)},
+        "live": {"before": asdict(before), "after": asdict(after)},
+    }
+
+
+def write_value_tables(folder: Path, bench: Workbench, gates: np.ndarray, exported: Ranker) -> None:
+    """A Parquet file for each part of the table: value, old id, new id (row of the exported part), logit, count, kept.
+
+    The new id is null where the whole part was dropped.
+    """
+    if len(gates) != bench.spec.rows:
+        return  # gates of fields: nothing was decided about values
+    folder.mkdir()
+    small = {table.name: table for table in exported.spec.tables}
+    schema = bench.dataset.schema
+    for table in bench.spec.tables:
+        part = bench.spec.part(table.name)
+        ids = np.arange(PADDING_ID + 1, len(table.row_of))
+        rows = table.row_of[ids]
+        names = [str(one - FIRST_VALUE_ID) for one in ids[len(SPECIAL) :]]
+        if table.name in schema.vocabularies:
+            names = bench.dataset.vocabulary(table.name).table["value"].to_pylist()
+        pruned = small.get(table.name)
+        columns = {
+            "value": pa.array([*SPECIAL, *names], pa.string()),
+            "old_id": pa.array(ids, pa.int32()),
+            "new_id": pa.array(pruned.row_of[ids] if pruned is not None else [None] * len(ids), pa.int64()),
+            "logit": pa.array(gates[part][rows], pa.float32()),
+            "count": pa.array(bench.counts[part][rows], pa.int64()),
+            "kept": kept(gates[part])[rows],
+        }
+        pq.write_table(pa.table(columns), folder / f"{table.name}.parquet")
+
+
+def _bytes(model: Ranker) -> int:
+    return int(np.prod(model.table.table.shape)) * BYTES
