@@ -75,6 +75,8 @@ class RankingTrainConfig(Section):
     patience: Size = 1
     """Epochs without a better validation AUC before training stops; the best epoch's weights are kept."""
     learning_rate: float = Field(default=0.001, gt=0.0)
+    plateau: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Factor on the learning rate after each epoch without a better validation AUC (not in a search)."""
     epsilon: float = Field(default=1e-8, gt=0.0)
     """Adam's."""
     l2_embeddings: float = Field(default=0.0, ge=0.0)
