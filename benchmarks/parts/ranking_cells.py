@@ -16,11 +16,11 @@ from recsys.ranking.calibration import fit_platt, sigmoid
 from recsys.ranking.examples import Examples, split_examples
 from recsys.ranking.live import LiveRanker
 from recsys.ranking.measure import Shown, measure_shown
+from recsys.ranking.selection import as_logits, most_frequent
 from recsys.ranking.workbench import Outcome, Workbench
 from recsys.retrieval.checkpoints import CheckpointFolder
 
 TARGET_RATIO = 0.5
-OPEN, CLOSED = 1.0, -1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +67,7 @@ def _searched(cell: Cell, bench: Workbench, sets: list[dict[str, Any]]) -> dict[
         search = bench.search(f"search-{kappa:g}", gates)
         trained = bench.train(f"optfs-{kappa:g}", gates, search.gates, search.rewind)
         assert search.gates is not None
-        ratio = float((search.gates[bench.values] > 0).mean())
+        ratio = bench.kept_ratio(search.gates, gates)
         tried[kappa] = (search, trained, ratio)
         sets.append({"name": "search", "kappa": kappa, "kept_ratio": ratio, "auc": trained.best_auc})
     small = [kappa for kappa, one in tried.items() if one[2] <= TARGET_RATIO]
@@ -78,10 +78,10 @@ def _searched(cell: Cell, bench: Workbench, sets: list[dict[str, Any]]) -> dict[
     )
     search, trained, ratio = tried[chosen]
     assert search.gates is not None
-    kept = (search.gates > 0) & bench.values
     gates = cell.config.gates.model_copy(update={"kappa": chosen})
-    frequent = most_frequent(bench.counts, int(kept.sum()))
-    control = bench.train(f"frequency-{chosen:g}", gates, np.where(frequent, OPEN, CLOSED), search.rewind)
+    kept = bench.kept_rows(search.gates, gates) & bench.values
+    frequent = most_frequent(bench.counts, bench.values & bench.gated(gates), int(kept.sum()))
+    control = bench.train(f"frequency-{chosen:g}", gates, as_logits(frequent), search.rewind)
     sets.append({"name": "frequency", "kept_ratio": ratio, "auc": control.best_auc})
     for one in sets:
         one["chosen"] = one.get("kappa") == chosen
@@ -92,13 +92,6 @@ def _searched(cell: Cell, bench: Workbench, sets: list[dict[str, Any]]) -> dict[
         "frequency": figures(bench, control, gates),
         "fields": kept_by_field(bench, kept),
     }
-
-
-def most_frequent(counts: np.ndarray, keep: int) -> np.ndarray:
-    """`[rows] bool`: the `keep` rows of the largest counts, equal ones in their order."""
-    mask = np.zeros(len(counts), bool)
-    mask[np.argsort(-counts, kind="stable")[:keep]] = True
-    return mask
 
 
 def kept_by_field(bench: Workbench, kept: np.ndarray) -> dict[str, dict[str, int]]:

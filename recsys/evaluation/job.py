@@ -23,6 +23,7 @@ from recsys.evaluation.recommend import Catalogue, Recommender, recommend, recom
 from recsys.evaluation.report import write_report
 from recsys.evaluation.slices import popularity_classes, slice_targets
 from recsys.evaluation.summary import comparison, context, headline
+from recsys.evaluation.table import SECOND
 from recsys.evaluation.two_stage import rerank
 from recsys.evaluation.two_tower import two_tower
 from recsys.registry import BUNDLE_FORMAT, BUNDLE_KIND
@@ -30,7 +31,6 @@ from recsys.schema import SPLITS
 from recsys.scoring.towers import load_tower
 
 OURS = "two_tower"
-SECOND = "two_stage"
 TRAIN, VALIDATION = 0, 1
 
 
@@ -94,6 +94,7 @@ def evaluate(
         "left_out": left_out,
         **comparison(measured, OURS, SECOND, config),
         "headline": headline(measured[OURS]),
+        "ranking": _ranking(setting, opened, seed),
     }
     with write_artifact(output, REPORT_KIND, REPORT_FORMAT, {"bundle": opened.artifact_id, "seed": seed}) as folder:
         (folder / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
@@ -173,6 +174,23 @@ def _stages(setting: Setting, bundle: Artifact) -> dict[str, np.ndarray]:
     )
     ranked = rerank(setting.dataset, ranker, setting.queries, found, scores, advanced=_bar(setting, SECOND))
     return {OURS: found[:, :width], SECOND: ranked[:, :width]}
+
+
+def _ranking(setting: Setting, bundle: Artifact, seed: int) -> dict | None:
+    """How good the ranker's probabilities are on the split's impressions; None without a ranker."""
+    if not (bundle.path / "ranker").is_dir():
+        return None
+    from recsys.ranking.evaluation import evaluate_ranker
+
+    config = setting.config
+    return evaluate_ranker(
+        setting.dataset,
+        bundle.path / "ranker",
+        config.split,
+        resamples=config.bootstrap,
+        confidence=config.confidence,
+        seed=seed,
+    )
 
 
 def _bar(setting: Setting, name: str) -> Callable[[int], None]:

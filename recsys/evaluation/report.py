@@ -11,7 +11,8 @@ from markupsafe import Markup
 from recsys.artifacts import Artifact
 from recsys.evaluation import plots
 from recsys.evaluation.slices import ITEM_SLICES, OVERALL, USER_SLICES
-from recsys.evaluation.table import label
+from recsys.evaluation.table import SECOND, label
+from recsys.ranking.section import ranking_section
 
 TEMPLATE = "report.html.j2"
 
@@ -36,6 +37,8 @@ def write_report(path: Path, metrics: dict[str, Any], bundle: Artifact) -> None:
         # With one target a query, recall and hit rate are the same number.
         shown=["recall", "ndcg", "mrr", *(["hit_rate"] if metrics["protocol"]["protocol"] == "user" else [])],
         slice_labels=plots.SLICE_LABELS,
+        second=SECOND if SECOND in metrics["models"] else None,
+        ranking=ranking_section(metrics["ranking"]) if metrics.get("ranking") else None,
         index=_read(bundle.path / "index" / "index.json"),
         plots={
             "curve": Markup(plots.recall_against_k(metrics)),

@@ -6,9 +6,12 @@ from rich.table import Table
 
 from recsys.evaluation.slices import OVERALL
 
+SECOND = "two_stage"
+"""The name of our second stage, the ranker behind retrieval, among the models."""
+
 LABELS = {
     "two_tower": "two-tower (ours)",
-    "two_stage": "two-tower, then ranker",
+    SECOND: "two-tower, then ranker",
     "popularity": "popularity",
     "recent_popularity": "recent popularity",
     "item_transitions": "item transitions",

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -141,3 +142,32 @@ def test_tuning_never_sees_the_test_part(tiny_dataset: Path, tiny_bundle: Path, 
     assert max(np.array([one["recall@3"] for one in tried])) == next(
         one["recall@3"] for one in tried if one["settings"] == metrics["models"]["item_knn"]["settings"]
     )
+
+
+class TheWrongWayRound:
+    """A ranker that puts the last candidates of retrieval first."""
+
+    inputs = ("item", "retrieval_score")
+
+    def __call__(self, arrays: dict[str, np.ndarray]) -> np.ndarray:
+        return -arrays["retrieval_score"]
+
+
+def test_both_stages_are_measured_where_the_bundle_has_a_ranker(
+    tiny_dataset: Path, tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(tiny_bundle, bundle)
+    (bundle / "ranker").mkdir()
+    monkeypatch.setattr("recsys.scoring.ranker.load_ranker", lambda folder: TheWrongWayRound())
+    config = CONFIG.model_copy(update={"baselines": ("popularity",), "rank_candidates": 12})
+    metrics = evaluate(DatasetFolder.open(tiny_dataset), bundle, config, tmp_path / "report", seed=1, quiet=True)
+    first, second = (metrics["models"][name]["slices"]["overall"] for name in ("two_tower", "two_stage"))
+    assert (first["recall@3"]["value"], second["recall@3"]["value"]) == (1.0, 0.0)
+    assert metrics["best_baseline"] == "popularity"
+    assert metrics["differences"]["two_stage"]["recall@3"]["value"] == 1.0
+    assert metrics["headline"]["recall@3"] == 1.0
+    assert metrics["ranking"] is None  # every event of this data set is positive
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "two-tower, then ranker" in page
+    assert re.search(r"recall@3 changes by\s+<b>-1\.0000</b>", page)

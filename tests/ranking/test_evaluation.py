@@ -13,8 +13,16 @@ from recsys.errors import UserError
 from recsys.evaluation.bootstrap import Resamples
 from recsys.pipeline import Pipeline
 from recsys.ranking import metrics
-from recsys.ranking.evaluation import evaluate_shown, lists_of, shown_in, slice_width, training_frequencies
+from recsys.ranking.evaluation import (
+    evaluate_ranker,
+    evaluate_shown,
+    lists_of,
+    shown_in,
+    slice_width,
+    training_frequencies,
+)
 from recsys.ranking.measure import Shown, auc_replicates, measure_shown, reliability
+from recsys.ranking.section import ranking_section
 from recsys.ranking.truth import against_truth, true_probabilities
 
 HOUR = 3_600_000
@@ -187,3 +195,42 @@ def test_impressions_and_frequencies_of_a_data_set(simulated: Pipeline) -> None:
         assert frequencies[name][row] == same
     assert (frequencies["rarest value"] <= np.minimum(frequencies["user"], frequencies["item"])).all()
     assert (frequencies["rarest value"] < frequencies["item"]).any()
+
+
+class ByPosition:
+    """Knows the label's odds from the user alone; `position` is none of its inputs."""
+
+    inputs = ("user", "category", "device")
+
+    def __call__(self, arrays: dict[str, np.ndarray]) -> np.ndarray:
+        self.given = arrays
+        return 0.05 + 0.3 * (arrays["user"] % 7) / 7
+
+
+def test_a_ranker_that_assumes_a_position_is_calibrated_where_items_stood_there(
+    simulated: Pipeline, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset, ranker = DatasetFolder.open(simulated.dataset_path), ByPosition()
+    monkeypatch.setattr("recsys.scoring.ranker.load_ranker", lambda folder: ranker)
+    record = {"backbone": "fm", "fields": {}, "sets": [{"name": "search", "kept_ratio": 0.5, "validation_auc": 0.6}]}
+    (tmp_path / "ranking.json").write_text(json.dumps(record))
+    events = dataset.events("test")
+    for position in (None, {"field": "position", "neutral": "2"}):
+        (tmp_path / "manifest.json").write_text(json.dumps({"ranking": {"position": position}}))
+        found = evaluate_ranker(dataset, tmp_path, "test", resamples=20, confidence=0.9, seed=1)
+        assert found is not None
+        part = np.ones(len(events), bool)
+        if position:
+            places = dataset.vocabulary("position").table["value"].to_pylist()
+            part = np.array([places[number - 3] for number in events["position"].to_numpy()]) == "2"
+            assert found["position"] == {"field": "position", "neutral": "2", "rows": part.sum()}
+        probabilities, labels = ranker(ranker.given), events["label"].to_numpy()
+        assert found["overall"]["auc"]["value"] == metrics.auc(probabilities, labels)
+        ratio = probabilities[part].sum() / labels[part].sum()
+        assert found["overall"]["predicted_over_observed"]["value"] == pytest.approx(ratio)
+        assert sum(point["rows"] for point in found["reliability"]) == part.sum()
+        assert found["sets"][0]["auc"] == 0.6
+    np.testing.assert_array_equal(ranker.given["device"], events["device"].to_numpy())
+    categories = dataset.items["category"].to_numpy()
+    np.testing.assert_array_equal(ranker.given["category"], categories[events["item"].to_numpy() - 3])
+    assert "<svg" in str(ranking_section(found))
