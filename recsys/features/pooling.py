@@ -111,19 +111,21 @@ def _plain_sum(vectors: tf.Tensor, place: tf.Tensor, row: tf.Tensor) -> tf.Tenso
 
 
 def _weighted_sum(vectors: tf.Tensor, weights: tf.Tensor, place: tf.Tensor, row: tf.Tensor) -> tf.Tensor:
-    rows = row[-1] + 1
+    rows = tf.reduce_sum(row[-1:] + 1)  # none in an empty batch
 
     @tf.custom_gradient
     def summed(
         vectors: tf.Tensor, weights: tf.Tensor
     ) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]]:
-        matrix = _sparse(row, place, weights, [rows, tf.shape(vectors)[0]])
+        # The product divides by the number of rows: with none at all, one is added and cut off again.
+        matrix = _sparse(row, place, weights, [tf.maximum(rows, 1), tf.shape(vectors)[0]])
 
         def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             of_weights = tf.reduce_sum(tf.gather(upstream, row) * tf.gather(vectors, place), axis=1)
-            return _product(_transposed(matrix), upstream), of_weights
+            missing = tf.maximum(1 - rows, 0)
+            return _product(_transposed(matrix), tf.pad(upstream, [[0, missing], [0, 0]])), of_weights
 
-        return _product(matrix, vectors), gradient
+        return _product(matrix, vectors)[:rows], gradient
 
     return summed(vectors, weights)
 
