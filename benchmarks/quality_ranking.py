@@ -10,7 +10,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.parts.planting import plant
-from benchmarks.parts.ranking_cells import Cell, planted_ratio, run_cell
+from benchmarks.parts.planting import PLANTED, plant
+from benchmarks.parts.ranking_cells import Cell, kept_ratio_of, run_cell
 from benchmarks.parts.ranking_recipes import BACKBONES, PLANT_IN, RECIPES, Recipe
 from recsys.artifacts import fingerprint, write_atomic
 from recsys.config import load_config
@@ -65,7 +65,8 @@ def main() -> None:
             result = cell_of(data, dataset, backbone, seed, chosen, quick=quick)
             results.setdefault(backbone, []).append(result)
             console.print(f"[dim]{data} {backbone} seed {seed}: {result['seconds']:.0f} s[/dim]", highlight=False)
-    table, figures = summarise(data, results)
+    noise = [name for name in dataset.manifest["notes"].get("noise_fields", "").split(", ") if name]
+    table, figures = summarise(data, results, {"planted": [PLANTED], "noise": noise})
     console.print(table)
     context = {
         "data": data,
@@ -123,13 +124,17 @@ def cell_of(
         found = json.loads(path.read_text(encoding="utf-8"))
         if found["key"] == key:
             return found
-    result = {"key": key} | run_cell(Cell(dataset, config, seed, kappas, folder / "checkpoints"))
+    raw = RUNS / ("quick" if quick else "full") / data / "raw"  # where the simulator writes its logs
+    cell = Cell(dataset, config, seed, kappas, folder / "checkpoints", raw if raw.is_dir() else None)
+    result = {"key": key} | run_cell(cell)
     write_atomic(path, json.dumps(result, indent=1).encode())
     return result
 
 
-def summarise(data: str, results: dict[str, list[dict[str, Any]]]) -> tuple[Table, dict[str, float]]:
-    """The table of all backbones and the figures of the run."""
+def summarise(
+    data: str, results: dict[str, list[dict[str, Any]]], meaningless: Mapping[str, Sequence[str]]
+) -> tuple[Table, dict[str, float]]:
+    """The table of all backbones and the figures of the run; `meaningless` names fields that ought to be closed."""
     published = RECIPES[data].published
     note = f", {NOTE[data]}" if data in NOTE else ""
     table = Table(
@@ -153,13 +158,19 @@ def summarise(data: str, results: dict[str, list[dict[str, Any]]]) -> tuple[Tabl
                 "optfs_kept_ratio": [one["kept_ratio"] for one in cells],
                 "frequency_control_auc": [one["frequency"]["auc"] for one in cells],
             }
-        planted = planted_ratio(cells)
+        for name in ("plain", "optfs"):
+            told = [one[name]["truth"] for one in cells if "truth" in one.get(name, {})]
+            for figure in ("bayes_auc", "mean_absolute_gap", "excess_log_loss"):
+                if told:
+                    figures[f"{backbone}_{name}_{figure}"] = float(np.mean([one[figure] for one in told]))
         for name, values in columns.items():
             figures[f"{backbone}_{name}"] = float(np.mean(values))
             if len(values) > 1 and name.endswith("auc"):
                 figures[f"{backbone}_{name}_std"] = float(np.std(values, ddof=1))
-        if planted is not None:
-            figures[f"{backbone}_planted_kept_ratio"] = planted
+        for name, fields in meaningless.items():
+            kept = kept_ratio_of(cells, fields)
+            if kept is not None:
+                figures[f"{backbone}_{name}_kept_ratio"] = kept
         table.add_row(
             backbone,
             _spread(columns["auc"]),

@@ -1,15 +1,15 @@
 """One cell of the grid of rankers: a backbone, a seed, its OptFS searches and its control, on one data set."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.parts.planting import PLANTED
 from recsys.artifacts import fingerprint
+from recsys.config.gates import GatesConfig
 from recsys.config.ranking import RankingConfig
 from recsys.dataset_folder import DatasetFolder
 from recsys.ranking.calibration import fit_platt, sigmoid
@@ -17,6 +17,7 @@ from recsys.ranking.examples import Examples, split_examples
 from recsys.ranking.live import LiveRanker
 from recsys.ranking.measure import Shown, measure_shown
 from recsys.ranking.selection import as_logits, most_frequent
+from recsys.ranking.truth import against_truth, true_probabilities
 from recsys.ranking.workbench import Outcome, Workbench
 from recsys.retrieval.checkpoints import CheckpointFolder
 
@@ -25,13 +26,17 @@ TARGET_RATIO = 0.5
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """What is trained: settings, seed, and the penalties that are tried (kappa = penalty x training rows)."""
+    """What is trained: settings, seed, and the penalties that are tried (kappa = penalty x training rows).
+
+    `simulation` is the folder of the simulator's logs, None for real data.
+    """
 
     dataset: DatasetFolder
     config: RankingConfig
     seed: int
     kappas: tuple[float, ...]
     folder: Path
+    simulation: Path | None = None
 
 
 def run_cell(cell: Cell) -> dict[str, Any]:
@@ -54,12 +59,20 @@ def run_cell(cell: Cell) -> dict[str, Any]:
         "values": int(bench.values.sum()),
         "sets": [{"name": "backbone", "kept_ratio": 1.0, "auc": plain.best_auc}],
     }
+    best, gates = plain, None
     if config.gates is not None:
-        found |= _searched(cell, bench, found["sets"])
+        best, gates, cut = _searched(cell, bench, found["sets"])
+        found |= cut
+    if cell.simulation is not None:
+        truth = true_probabilities(cell.dataset, "test", cell.simulation)["probability"]
+        for name, outcome, settings in (("plain", plain, None), ("optfs", best, gates)):
+            if name in found:
+                told = against_truth(predictions(bench, outcome, settings), _examples(bench, "test").labels, truth)
+                found[name]["truth"] = told
     return found | {"seconds": time.perf_counter() - started}
 
 
-def _searched(cell: Cell, bench: Workbench, sets: list[dict[str, Any]]) -> dict[str, Any]:
+def _searched(cell: Cell, bench: Workbench, sets: list[dict[str, Any]]) -> tuple[Outcome, GatesConfig, dict[str, Any]]:
     assert cell.config.gates is not None
     tried: dict[float, tuple[Outcome, Outcome, float]] = {}
     for kappa in cell.kappas:
@@ -85,13 +98,17 @@ def _searched(cell: Cell, bench: Workbench, sets: list[dict[str, Any]]) -> dict[
     sets.append({"name": "frequency", "kept_ratio": ratio, "auc": control.best_auc})
     for one in sets:
         one["chosen"] = one.get("kappa") == chosen
-    return {
-        "kappa": chosen,
-        "kept_ratio": ratio,
-        "optfs": figures(bench, trained, gates),
-        "frequency": figures(bench, control, gates),
-        "fields": kept_by_field(bench, kept),
-    }
+    return (
+        trained,
+        gates,
+        {
+            "kappa": chosen,
+            "kept_ratio": ratio,
+            "optfs": figures(bench, trained, gates),
+            "frequency": figures(bench, control, gates),
+            "fields": kept_by_field(bench, kept),
+        },
+    )
 
 
 def kept_by_field(bench: Workbench, kept: np.ndarray) -> dict[str, dict[str, int]]:
@@ -103,7 +120,7 @@ def kept_by_field(bench: Workbench, kept: np.ndarray) -> dict[str, dict[str, int
     return found
 
 
-def figures(bench: Workbench, outcome: Outcome, gates: Any) -> dict[str, float]:
+def figures(bench: Workbench, outcome: Outcome, gates: GatesConfig | None) -> dict[str, Any]:
     """Figures on the test part: AUC, AUC within users and log loss as trained, and log loss and calibration error after
     Platt's calibration on the validation part."""
     ranker = LiveRanker(bench.ranker(outcome, gates))
@@ -122,12 +139,12 @@ def figures(bench: Workbench, outcome: Outcome, gates: Any) -> dict[str, float]:
     return found
 
 
-def predictions(bench: Workbench, outcome: Outcome, gates: Any, split: str) -> np.ndarray:
-    """Calibrated probabilities of a part, `[n] float64`."""
+def predictions(bench: Workbench, outcome: Outcome, gates: GatesConfig | None) -> np.ndarray:
+    """Calibrated probabilities of the test part, `[n] float64`."""
     ranker = LiveRanker(bench.ranker(outcome, gates))
     assert bench.validation is not None
     platt = fit_platt(ranker(bench.validation.features), bench.validation.labels)
-    return platt.probabilities(ranker(_examples(bench, split).features))
+    return platt.probabilities(ranker(_examples(bench, "test").features))
 
 
 def _examples(bench: Workbench, split: str) -> Examples:
@@ -139,7 +156,11 @@ def _measured(examples: Examples, probabilities: np.ndarray) -> dict[str, float]
     return {name: one["value"] for name, one in measure_shown(shown).items() if isinstance(one, Mapping)}
 
 
-def planted_ratio(results: Sequence[Mapping[str, Any]]) -> float | None:
-    """Mean share of the planted field's values that stay, None where nothing was planted."""
-    found = [one["fields"][PLANTED] for one in results if PLANTED in one.get("fields", {})]
-    return float(np.mean([one["kept"] / one["values"] for one in found])) if found else None
+def kept_ratio_of(results: Sequence[Mapping[str, Any]], fields: Collection[str]) -> float | None:
+    """Mean over cells of the share of some fields' values that stay; None where no cell searched such a field."""
+    found = []
+    for one in results:
+        parts = [part for name, part in one.get("fields", {}).items() if name in fields]
+        if parts:
+            found.append(sum(part["kept"] for part in parts) / sum(part["values"] for part in parts))
+    return float(np.mean(found)) if found else None

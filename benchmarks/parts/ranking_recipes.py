@@ -34,6 +34,14 @@ _DEEP = (
     "ranking.train.epochs=12",
 )
 
+_SMALL = (
+    "ranking.model.hidden=[64, 32]",
+    "ranking.model.dropout=0.2",
+    "ranking.train.l2_embeddings=0.005",
+    "ranking.train.learning_rate=0.001",
+    "ranking.train.epochs=8",
+)
+
 RECIPES = {
     "frappe": Recipe(
         config="frappe.yaml",
@@ -63,5 +71,58 @@ RECIPES = {
         },
         kappas={"all": (3.0, 10.0)},
         published={"lr": 0.9356, "fm": 0.9671, "deepfm": 0.9842, "dcn_v2": 0.9845, "ipnn": 0.9841},
+    ),
+    "ml-100k": Recipe(
+        config="ml-100k.yaml",
+        data=("ingest.split.validation=0.1",),
+        quick_data=(),
+        ranking=(
+            "ranking.model.embedding_dim=10",
+            "ranking.model.initial_scale=0.01",
+            "ranking.train.batch_size=1024",
+            "ranking.train.patience=2",
+            "ranking.train.plateau=0.1",
+            "ranking.gates.mode=value-dense",
+            "ranking.gates.kappa=1",
+            "ranking.gates.search_epochs=5",
+            "ranking.gates.learning_rate=0.01",
+        ),
+        backbones={
+            "lr": ("ranking.train.learning_rate=0.01", "ranking.train.epochs=15"),
+            "fm": (
+                "ranking.train.learning_rate=0.003",
+                "ranking.train.epochs=12",
+                "ranking.train.l2_embeddings=0.001",
+            ),
+        }
+        | dict.fromkeys(("deepfm", "dcn_v2", "ipnn"), _SMALL),
+        kappas={"all": (1.0, 4.0)},
+    ),
+    "simulator": Recipe(
+        config="demo.yaml",
+        data=("data.impressions=400000", "data.users=4000", "data.items=800"),
+        quick_data=("data.impressions=40000", "data.users=1000", "data.items=300"),
+        ranking=(
+            "ranking.model.embedding_dim=8",
+            "ranking.model.initial_scale=0.01",
+            "ranking.train.batch_size=2048",
+            "ranking.train.patience=2",
+            "ranking.train.plateau=0.1",
+            "ranking.position.field=position",
+            "ranking.gates.mode=value-dense",
+            "ranking.gates.kappa=1",
+            "ranking.gates.search_epochs=5",
+            "ranking.gates.learning_rate=0.005",
+        ),
+        backbones={
+            "lr": ("ranking.train.learning_rate=0.01", "ranking.train.epochs=10"),
+            "fm": (
+                "ranking.train.learning_rate=0.003",
+                "ranking.train.epochs=8",
+                "ranking.train.l2_embeddings=0.001",
+            ),
+        }
+        | dict.fromkeys(("deepfm", "dcn_v2", "ipnn"), _SMALL),
+        kappas={"all": (1.0, 4.0)},
     ),
 }
