@@ -171,7 +171,7 @@ class Bench:
         write_atomic(file, json.dumps(found).encode())
         shutil.rmtree(self.folder / key)
         seconds = time.monotonic() - started
-        value = found["validation"]["overall"]["recall@50"]
+        value = found["validation"]["all"]["recall@50"]
         self.console.print(f"[dim]seed {seed}, {arm.name}: {value:.4f}, {seconds:.0f} s[/dim]", highlight=False)
         return found
 
