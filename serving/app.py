@@ -1,9 +1,12 @@
 """The HTTP application: the thinnest layer over recsys/scoring. Importing it imports no TensorFlow."""
 
+import json
 import time
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
 from recsys import __version__
@@ -65,9 +68,14 @@ def create_app(service: Service) -> FastAPI:
     app = FastAPI(title="recsys", version=__version__)
 
     @app.exception_handler(UserError)
-    def refused(request: Request, error: UserError) -> JSONResponse:
+    def refused(request: Request, error: UserError) -> Response:
         """A request that is well formed but asks for what the bundle lacks; the same shape as pydantic's refusals."""
-        return JSONResponse({"detail": [{"loc": ["body"], "msg": str(error), "type": "request"}]}, status_code=422)
+        return _refusal([{"loc": ["body"], "msg": str(error), "type": "request"}])
+
+    @app.exception_handler(RequestValidationError)
+    def malformed(request: Request, error: RequestValidationError) -> Response:
+        """Where and why, without the input: NaN, say, can be parsed but not be sent back."""
+        return _refusal([{name: problem[name] for name in ("loc", "msg", "type")} for problem in error.errors()])
 
     # A plain function: the framework runs it in a thread, where TensorFlow and FAISS release the interpreter.
     @app.post("/v1/recommend", response_model=RecommendResponse)
@@ -86,6 +94,11 @@ def create_app(service: Service) -> FastAPI:
         return _not_ready() if service.bundle is None else Health(status="ready", bundle=service.bundle.bundle_id)
 
     return app
+
+
+def _refusal(problems: list[dict[str, Any]]) -> Response:
+    # In ASCII: names in a request may hold what UTF-8 cannot (lone surrogates).
+    return Response(json.dumps({"detail": problems}), status_code=422, media_type="application/json")
 
 
 def _not_ready() -> JSONResponse:

@@ -67,11 +67,11 @@ class QueryEncoder:
 
     def user_ids(self, queries: Sequence[Query]) -> np.ndarray:
         """User ids, `[n] int32`: 1 where none is given, 2 for one that the data set does not hold."""
-        return self.vocabularies[USER].encode(pa.array([query.user for query in queries], pa.string()))
+        return self.vocabularies[USER].encode(_strings([query.user for query in queries], "user"))
 
     def item_ids(self, raw: Sequence[str]) -> np.ndarray:
         """Item ids of raw ones, `[n] int32`, 2 for those that the catalogue does not hold."""
-        return self.vocabularies[ITEM].encode(pa.array(list(raw), pa.string()))
+        return self.vocabularies[ITEM].encode(_strings(list(raw), "history"))
 
     @cached_property
     def _stored(self) -> dict[str, np.ndarray]:
@@ -154,5 +154,19 @@ def _texts(values: Sequence[Any], where: str) -> pa.Array:
     for value in values:
         if value is not None and not isinstance(value, str | int | float | bool):
             raise UserError(f"{where}: expected text, a number or null, found {value!r}.")
-        texts.append(value if value is None or isinstance(value, str) else pa.scalar(value).cast(pa.string()).as_py())
-    return pa.array(texts, pa.string())
+        texts.append(_text(value))
+    return _strings(texts, where)
+
+
+def _strings(values: Sequence[str | None], where: str) -> pa.Array:
+    try:
+        return pa.array(values, pa.string())
+    except UnicodeEncodeError:
+        raise UserError(f"{where}: expected text that UTF-8 can hold, found a lone surrogate.") from None
+
+
+def _text(value: str | float | None) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    # Python's own digits for whole numbers: they may be beyond int64. (A bool is an int, but is written as a word.)
+    return str(value) if type(value) is int else pa.scalar(value).cast(pa.string()).as_py()

@@ -60,6 +60,26 @@ def test_bad_requests_are_refused_with_what_was_expected(client: TestClient, bod
     assert said in "; ".join(problem["msg"] for problem in answer.json()["detail"])
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        rb'{"user": "\ud800"}',
+        rb'{"history": ["\ud800"]}',
+        rb'{"user": "u0", "k": NaN}',
+        rb'{"features": {"club": "\ud800"}}',
+        rb'{"features": {"\ud800": "a"}}',
+    ],
+)
+def test_values_that_cannot_be_sent_back_are_refused(client: TestClient, content: bytes) -> None:
+    answer = client.post("/v1/recommend", content=content, headers={"content-type": "application/json"})
+    assert answer.status_code == 422, answer.text
+
+
+def test_a_number_beyond_64_bits_is_a_value_that_nobody_has_seen(client: TestClient) -> None:
+    answer = client.post("/v1/recommend", json={"features": {"club": 10**30}})
+    assert answer.status_code == 200, answer.text
+
+
 def test_text_that_is_not_json_is_refused(client: TestClient) -> None:
     answer = client.post("/v1/recommend", content=b"{user", headers={"content-type": "application/json"})
     assert answer.status_code == 422
