@@ -16,6 +16,7 @@ HISTORY = 10
 LAG_MS = 1000
 WINDOWS = {"clicks_hour": 3_600_000, "clicks_day": 86_400_000}
 CONTEXT = ("device", "hour", "position")
+COLUMNS = ("user", "item", "time", "label", *CONTEXT)
 FIRST = 3
 PARTS = ("train", "validation", "test")
 
@@ -30,7 +31,7 @@ def with_polars(files: list[Path], output: Path) -> int:
     import polars as pl
 
     names = ("user", "item", *CONTEXT)
-    raw = pl.concat([pl.scan_parquet(file) for file in files]).with_row_index("row")
+    raw = pl.concat([pl.scan_parquet(file).select(COLUMNS) for file in files]).with_row_index("row")
     frame = (
         raw.filter(pl.all_horizontal(pl.col("user", "item", "time", "label").is_not_null()))
         .filter(pl.col("time").is_between(0, 1 << 42) & pl.col("label").is_in([0, 1]))
@@ -86,7 +87,7 @@ def with_pandas(files: list[Path], output: Path) -> int:
     import pandas as pd
 
     names = ("user", "item", *CONTEXT)
-    frame = pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
+    frame = pd.concat([pd.read_parquet(file, columns=list(COLUMNS)) for file in files], ignore_index=True)
     frame = frame.dropna(subset=["user", "item", "time", "label"])
     frame = frame[frame["time"].between(0, 1 << 42) & frame["label"].isin([0, 1])]
     frame = frame.drop_duplicates(["user", "item", "time"])
@@ -187,7 +188,7 @@ def with_rows_in_beam(files: list[Path], output: Path) -> int:
 def _read_rows(file: str) -> Iterator[dict]:
     import pyarrow.parquet as pq
 
-    for number, row in enumerate(pq.read_table(file).to_pylist()):
+    for number, row in enumerate(pq.read_table(file, columns=list(COLUMNS)).to_pylist()):
         yield {**row, "row": (file, number)}
 
 
