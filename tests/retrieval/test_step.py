@@ -1,0 +1,118 @@
+"""The step's loss as it is wired: towers, logQ, masks and extra negatives, beside slow NumPy in float64."""
+
+import numpy as np
+import pytest
+
+from recsys._tensorflow import tf
+from recsys.config.model import HistoryConfig, IdentityConfig, ModelConfig, TowerConfig
+from recsys.config.train import LossConfig, OptimiserConfig
+from recsys.features.spec import Form, InputSpec, full_table
+from recsys.retrieval.job import build
+from recsys.retrieval.log_q import LogQ
+from recsys.retrieval.optimiser import make_optimiser
+from recsys.retrieval.spec import TowerSpec, TwoTowerSpec
+from recsys.retrieval.step import Catalogue, Trainer
+from recsys.retrieval.towers import TwoTower
+from recsys.schema import ITEM, PADDING_ID, USER
+
+ITEMS, USERS, BATCH, WIDTH = 12, 9, 16, 3
+SEED = tf.constant([3, 4], tf.int32)
+COUNTS = np.concatenate([[0, 0, 0], np.arange(1, ITEMS + 1) ** 2]).astype(np.int64)
+
+
+def two_tower() -> TwoTower:
+    """Users by id and history, items by id; large weights, so that every term matters."""
+    config = ModelConfig(
+        embedding_dim=4, output_dim=4, user_id=IdentityConfig(), history=HistoryConfig(), initial_scale=1.0
+    )
+    history = InputSpec("history", Form.HISTORY, ITEM, length=WIDTH)
+    query = TowerSpec("query", USER, IdentityConfig(), (history,), TowerConfig())
+    item = TowerSpec("item", ITEM, IdentityConfig(), (), TowerConfig())
+    tables = (full_table(USER, USERS + 3), full_table(ITEM, ITEMS + 3))
+    model = TwoTower(TwoTowerSpec(config, query, item, tables), 1)
+    build(model)
+    return model
+
+
+def one_batch() -> dict[str, dict[str, tf.Tensor]]:
+    """Few items for many rows: accidental hits are certain, and so are negatives that stand in a history."""
+    rng = np.random.default_rng(0)
+    histories = rng.integers(3, ITEMS + 3, (BATCH, WIDTH)).astype(np.int32)
+    histories[::4, -1] = PADDING_ID
+    users = rng.integers(3, USERS + 3, BATCH).astype(np.int32)
+    items = rng.integers(3, ITEMS + 3, BATCH).astype(np.int32)
+    return {
+        "query": {USER: tf.constant(users), "history": tf.constant(histories)},
+        "item": {ITEM: tf.constant(items)},
+    }
+
+
+def trainer_of(config: LossConfig) -> Trainer:
+    log_q = LogQ(config, COUNTS, ITEMS, BATCH, 5)
+    return Trainer(two_tower(), make_optimiser(OptimiserConfig()), config, log_q, Catalogue(ITEMS, {}), 7)
+
+
+def expected(trainer: Trainer, config: LossConfig) -> float:
+    """The loss of `one_batch` by its definition, row by row."""
+    batch = one_batch()
+    items = batch["item"]
+    if config.uniform_negatives:
+        items = trainer._with_uniform({**items}, tf.random.fold_in(SEED, 2))
+    ids = items[ITEM].numpy()
+    queries = trainer.model.query_tower(batch["query"]).numpy().astype(np.float64)
+    candidates = trainer.model.item_tower(items).numpy().astype(np.float64)
+    histories = batch["query"]["history"].numpy()
+    total = 0.0
+    for row in range(BATCH):
+        logits = []
+        for column, item in enumerate(ids):
+            if column != row and config.mask_accidental_hits and item == ids[row]:
+                continue
+            if column != row and config.mask_history and item in histories[row]:
+                continue
+            logit = queries[row] @ candidates[column] / trainer.model.spec.config.temperature.value
+            if config.frequencies == "exact":
+                in_batch = BATCH * COUNTS[item] / COUNTS.sum()
+                logit -= config.log_q_strength * np.log(in_batch + config.uniform_negatives / ITEMS)
+            logits.append((column == row, logit))
+        values = np.array([logit for _, logit in logits])
+        top = values.max()
+        total += top + np.log(np.exp(values - top).sum()) - next(logit for own, logit in logits if own)
+    return total / BATCH
+
+
+SETTINGS: list[dict] = [
+    {"frequencies": "none", "mask_accidental_hits": False},
+    {"frequencies": "exact", "mask_accidental_hits": False},
+    {"frequencies": "exact"},
+    {"frequencies": "exact", "log_q_strength": 0.5},
+    {"frequencies": "exact", "mask_history": True},
+    {"frequencies": "exact", "uniform_negatives": 20},
+    {"frequencies": "exact", "uniform_negatives": 20, "mask_history": True, "block_rows": 5},
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_the_loss_is_what_its_definition_says(settings: dict) -> None:
+    config = LossConfig.model_validate(settings)
+    trainer = trainer_of(config)
+    assert float(trainer.loss(one_batch(), SEED)) == pytest.approx(expected(trainer, config), rel=2e-5)
+
+
+def test_each_setting_changes_the_loss() -> None:
+    """Else the comparison above could not tell them apart."""
+    losses = [float(trainer_of(config).loss(one_batch(), SEED)) for config in map(LossConfig.model_validate, SETTINGS)]
+    gaps = np.diff(np.sort(losses))
+    assert gaps.min() > 1e-3
+
+
+def test_a_step_lowers_the_loss_of_its_batch_and_touches_its_rows_only() -> None:
+    trainer = trainer_of(LossConfig())
+    batch = one_batch()
+    before = trainer.model.embedding_tables[USER].table.numpy()
+    first = float(trainer.train_step(batch, tf.constant(0.01)))
+    for _ in range(5):
+        last = float(trainer.train_step(batch, tf.constant(0.01)))
+    assert last < first
+    moved = np.any(trainer.model.embedding_tables[USER].table.numpy() != before, axis=1)
+    assert set(np.flatnonzero(moved)) == set(batch["query"][USER].numpy())
