@@ -116,3 +116,11 @@ def test_a_step_lowers_the_loss_of_its_batch_and_touches_its_rows_only() -> None
     assert last < first
     moved = np.any(trainer.model.embedding_tables[USER].table.numpy() != before, axis=1)
     assert set(np.flatnonzero(moved)) == set(batch["query"][USER].numpy())
+
+
+def test_uniform_negatives_are_of_the_whole_catalogue_and_nothing_else() -> None:
+    trainer = trainer_of(LossConfig(uniform_negatives=4000))
+    drawn = trainer._with_uniform(one_batch()["item"], SEED)[ITEM].numpy()[BATCH:]
+    ids, counts = np.unique(drawn, return_counts=True)
+    assert ids.tolist() == list(range(3, ITEMS + 3))
+    assert counts.min() > 0.7 * 4000 / ITEMS
