@@ -85,6 +85,10 @@ class ModelConfig(Section):
     initial_scale: float = Field(default=0.1, gt=0.0)
     """Standard deviation of the embeddings' initial values."""
     temperature: TemperatureConfig = TemperatureConfig()
+    popularity_prior: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Added to the cosine in ranking, not in training, for each unit of the logarithm of an item's training count. What
+    is known of rare items is little, and of many of them some look best by chance; more than 0 allows for that. It
+    makes served vectors two wider than `output_dim`."""
 
     @model_validator(mode="after")
     def _readable(self) -> "ModelConfig":

@@ -40,7 +40,7 @@ class LiveTower:
         self.signature = tower_signature(tower.spec)
         self.inputs = tuple(self.signature)
         self.batch_size = batch_size
-        self.dimension = tower.model.output_dim
+        self.dimension = tower.dimension
         free = {
             name: tf.TensorSpec([None] * spec.shape.rank, spec.dtype, name) for name, spec in self.signature.items()
         }

@@ -35,6 +35,8 @@ class TwoTowerSpec:
     item: TowerSpec
     tables: tuple[TableSpec, ...]
     audience: AudienceSpec | None = None
+    item_counts: np.ndarray | None = None
+    """Training positives by item id, `[ids] int64`, where the model has a popularity prior."""
 
 
 def two_tower_spec(dataset: DatasetFolder, config: ModelConfig, counts: Mapping[str, np.ndarray]) -> TwoTowerSpec:
@@ -59,7 +61,9 @@ def two_tower_spec(dataset: DatasetFolder, config: ModelConfig, counts: Mapping[
                 tables.setdefault(table, identity_table(table, counts[ITEM], config.item_id.min_count))
             else:
                 tables.setdefault(table, table_spec(field, dataset))
-    return TwoTowerSpec(config, query, item, tuple(tables.values()))
+    return TwoTowerSpec(
+        config, query, item, tuple(tables.values()), item_counts=counts[ITEM] if config.popularity_prior else None
+    )
 
 
 def _own_table(inputs: InputSpec) -> InputSpec:

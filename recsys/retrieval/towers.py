@@ -14,8 +14,9 @@ from recsys.features.numeric import standardise
 from recsys.features.pooling import Pooling, flatten, look_up
 from recsys.features.spec import Form, InputSpec
 from recsys.retrieval.gates import TowerGates
+from recsys.retrieval.prior import COORDINATES, PopularityPrior
 from recsys.retrieval.spec import TowerSpec, TwoTowerSpec
-from recsys.schema import USER
+from recsys.schema import ITEM, USER
 
 Features = Mapping[str, tf.Tensor]
 
@@ -50,9 +51,10 @@ class Tower(keras.layers.Layer):
         gates: Gates | None = None,
         gated: tuple[str, ...] = (),
         audience: Audience | None = None,
+        prior: PopularityPrior | None = None,
     ) -> None:
         super().__init__(name=f"{spec.name}_tower")
-        self.audience = audience
+        self.audience, self.prior = audience, prior
         self.gates, self.gated = gates, gated
         self.spec = spec
         self.model = config
@@ -100,14 +102,27 @@ class Tower(keras.layers.Layer):
             self.defaults[field] = tf.Variable(first * self.model.initial_scale, name=name)
 
     def call(self, features: Features, seed: tf.Tensor | None = None) -> tf.Tensor:
-        """`features` by column name, batch first; `seed` `[2] int32` turns dropout on."""
+        """`features` by column name, batch first; `seed` `[2] int32` turns dropout on and the prior off."""
+        if seed is None:
+            return self._with_prior(self.encode(self.field_vectors(features, None)), features)
         vectors = self.field_vectors(features, seed)
         places = len(self.spec.inputs) + 1
-        if seed is not None and self.spec.config.feature_dropout:
+        if self.spec.config.feature_dropout:
             shape = [tf.shape(next(iter(vectors.values())))[0], len(self.fields)]
             drawn = tf.random.stateless_uniform(shape, tf.random.fold_in(seed, places + 1))
             vectors = self.hide(vectors, drawn < self.spec.config.feature_dropout)
-        return self.encode(vectors, None if seed is None else tf.random.fold_in(seed, places))
+        return self.encode(vectors, tf.random.fold_in(seed, places))
+
+    @property
+    def dimension(self) -> int:
+        """Width of the vectors served."""
+        return self.model.output_dim + (COORDINATES if self.prior is not None else 0)
+
+    def _with_prior(self, vectors: tf.Tensor, features: Features) -> tf.Tensor:
+        """The vectors as served."""
+        if self.prior is None:
+            return vectors
+        return self.prior.items(vectors, features[ITEM]) if self.spec.id_column == ITEM else self.prior.queries(vectors)
 
     def hide(self, vectors: Mapping[str, tf.Tensor], hidden: tf.Tensor) -> dict[str, tf.Tensor]:
         """Put default embeddings where `hidden` `[batch or 1, fields] bool` is true, the columns in order of `fields`.
@@ -215,6 +230,7 @@ class TwoTower(tfrs.models.Model):
             for table in spec.tables
         }
         audience = Audience(spec.audience, self.embedding_tables[USER]) if spec.audience is not None else None
+        prior = PopularityPrior(spec.item_counts, config.popularity_prior) if spec.item_counts is not None else None
         self.query_tower, self.item_tower = (
             Tower(
                 tower,
@@ -224,6 +240,7 @@ class TwoTower(tfrs.models.Model):
                 by_field.get(tower.name),
                 gated.get(tower.name, ()),
                 audience if tower is spec.item else None,
+                prior,
             )
             for tower in (spec.query, spec.item)
         )

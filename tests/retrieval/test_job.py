@@ -207,3 +207,40 @@ def test_items_read_their_users(tiny_dataset: Path, tmp_path: Path):
     table.table.scatter_nd_update([[place]], [np.full(table.dim, 9.0, np.float32)])
     np.testing.assert_allclose(fresh.item_tower(row).numpy(), before, atol=1e-5)
     assert np.abs(fresh.item_tower({"item": row["item"]}).numpy() - told).max() > 0.1
+
+
+def test_a_prior_is_served_and_not_trained(tiny_dataset: Path, tmp_path: Path):
+    """Training is that of a model without; served inner products rank by cosine + weight * log(count)."""
+    plain = run(tiny_dataset, tmp_path / "plain", epochs=2, patience=2)
+    prior = run(tiny_dataset, tmp_path / "prior", epochs=2, patience=2, model={"popularity_prior": 0.3})
+    losses = [
+        [epoch["loss"] for epoch in json.loads((folder.path / "training.json").read_text())["epochs"]]
+        for folder in (plain, prior)
+    ]
+    assert losses[0] == losses[1]
+    dataset = DatasetFolder.open(tiny_dataset)
+    cosines, scores = (
+        load_tower(folder.path / "query_tower")(query_inputs(dataset)) @ np.load(folder.path / "vectors.npy").T
+        for folder in (plain, prior)
+    )
+    counts = scan_positives(dataset, ("train",)).counts["item"][FIRST_VALUE_ID:]
+    wanted = cosines + 0.3 * np.log(np.maximum(counts, 1))
+    assert prior_scale(scores, wanted) == pytest.approx(np.sqrt(2 * (1 + (0.3 * np.log(counts.max())) ** 2)), rel=1e-4)
+    np.testing.assert_allclose(np.linalg.norm(np.load(prior.path / "vectors.npy"), axis=1), 1.0, atol=1e-6)
+
+
+def query_inputs(dataset: DatasetFolder) -> dict[str, np.ndarray]:
+    """What the query tower reads of each user, no context."""
+    users = dataset.users
+    return {
+        "user": np.arange(len(users), dtype=np.int32) + FIRST_VALUE_ID,
+        "club": dataset.features(Side.USER)["club"][FIRST_VALUE_ID:],
+        "device": np.full(len(users), FIRST_VALUE_ID, np.int32),
+        "history": np.array([[*row, *[0] * (8 - len(row))] for row in users["history"].to_pylist()], np.int32),
+    }
+
+
+def prior_scale(scores: np.ndarray, wanted: np.ndarray) -> float:
+    """The factor between two tables of scores, which must be one and the same everywhere."""
+    np.testing.assert_allclose(scores * (wanted.std() / scores.std()), wanted, atol=1e-4)
+    return float(wanted.std() / scores.std())
