@@ -6,7 +6,7 @@ import pytest
 from recsys._tensorflow import tf
 from recsys.config.model import HistoryConfig, IdentityConfig, ModelConfig, TowerConfig
 from recsys.config.train import LossConfig, OptimiserConfig
-from recsys.features.spec import Form, InputSpec, full_table
+from recsys.features.spec import AudienceSpec, Form, InputSpec, audience_spec, full_table
 from recsys.retrieval.job import build
 from recsys.retrieval.log_q import LogQ
 from recsys.retrieval.optimiser import make_optimiser
@@ -20,16 +20,16 @@ SEED = tf.constant([3, 4], tf.int32)
 COUNTS = np.concatenate([[0, 0, 0], np.arange(1, ITEMS + 1) ** 2]).astype(np.int64)
 
 
-def two_tower() -> TwoTower:
+def two_tower(audience: AudienceSpec | None = None) -> TwoTower:
     """Users by id and history, items by id; large weights, so that every term matters."""
     config = ModelConfig(
         embedding_dim=4, output_dim=4, user_id=IdentityConfig(), history=HistoryConfig(), initial_scale=1.0
     )
     history = InputSpec("history", Form.HISTORY, ITEM, length=WIDTH)
     query = TowerSpec("query", USER, IdentityConfig(), (history,), TowerConfig())
-    item = TowerSpec("item", ITEM, IdentityConfig(), (), TowerConfig())
+    item = TowerSpec("item", ITEM, IdentityConfig(), (), TowerConfig(combine="concat" if audience is None else "sum"))
     tables = (full_table(USER, USERS + 3), full_table(ITEM, ITEMS + 3))
-    model = TwoTower(TwoTowerSpec(config, query, item, tables), 1)
+    model = TwoTower(TwoTowerSpec(config, query, item, tables, audience), 1)
     build(model)
     return model
 
@@ -47,9 +47,9 @@ def one_batch() -> dict[str, dict[str, tf.Tensor]]:
     }
 
 
-def trainer_of(config: LossConfig) -> Trainer:
+def trainer_of(config: LossConfig, audience: AudienceSpec | None = None) -> Trainer:
     log_q = LogQ(config, COUNTS, ITEMS, BATCH, 5)
-    return Trainer(two_tower(), make_optimiser(OptimiserConfig()), config, log_q, Catalogue(ITEMS, {}), 7)
+    return Trainer(two_tower(audience), make_optimiser(OptimiserConfig()), config, log_q, Catalogue(ITEMS, {}), 7)
 
 
 def expected(trainer: Trainer, config: LossConfig) -> float:
@@ -124,3 +124,24 @@ def test_uniform_negatives_are_of_the_whole_catalogue_and_nothing_else() -> None
     ids, counts = np.unique(drawn, return_counts=True)
     assert ids.tolist() == list(range(3, ITEMS + 3))
     assert counts.min() > 0.7 * 4000 / ITEMS
+
+
+@pytest.mark.parametrize("uniform", [0, 5])
+def test_an_item_reads_its_users_but_not_its_rows_own(uniform: int) -> None:
+    """Each row's item is embedded without the row's user, an extra negative with all of its users."""
+    batch = one_batch()
+    users, items = (batch["query"][USER].numpy(), batch["item"][ITEM].numpy())
+    pairs = np.unique(np.stack([users, items]), axis=1)
+    config = LossConfig(frequencies="none", mask_accidental_hits=False, uniform_negatives=uniform)
+    trainer = trainer_of(config, audience_spec(*pairs, ITEMS + 3))
+    ids = trainer._with_uniform(batch["item"], tf.random.fold_in(SEED, 2))[ITEM].numpy() if uniform else items
+    tables = {name: table.table.numpy().astype(np.float64) for name, table in trainer.model.embedding_tables.items()}
+    candidates = []
+    for place, item in enumerate(ids):
+        others = [user for user, had in pairs.T if had == item and (place >= BATCH or user != users[place])]
+        candidates.append(tables[ITEM][item] + tables[USER][others].sum(axis=0) / np.sqrt(max(len(others), 1)))
+    vectors = np.array(candidates) / np.linalg.norm(candidates, axis=1, keepdims=True)
+    queries = trainer.model.query_tower(batch["query"]).numpy().astype(np.float64)
+    logits = queries @ vectors.T / trainer.model.spec.config.temperature.value
+    wanted = np.mean(np.log(np.exp(logits).sum(axis=1)) - np.diag(logits))
+    assert float(trainer.loss(batch, SEED)) == pytest.approx(wanted, rel=2e-5)
