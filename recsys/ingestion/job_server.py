@@ -1,6 +1,7 @@
 """An embedded Flink: Beam's job server for Flink as a child process, on free ports, stopped with its user."""
 
 import contextlib
+import ctypes
 import os
 import shutil
 import signal
@@ -18,6 +19,7 @@ OPENED = ("lang", "lang.invoke", "net", "nio", "time", "util", "util.concurrent"
 """Packages of java.base that Flink reaches into by reflection, which Java 17 allows only when told."""
 _START_SECONDS = 120
 _STOP_SECONDS = 10
+_PR_SET_PDEATHSIG = 1
 
 
 def java_command(jars: Path, heap: str, ports: tuple[int, int, int], folder: Path, conf: Path) -> list[str]:
@@ -66,12 +68,20 @@ def embedded_flink(jars: Path, heap: str = "768m", managed: str = "256m") -> Ite
         with _free_ports() as ports, open(log, "wb") as output:
             command = java_command(jars.resolve(), heap, ports, folder, conf)
         with open(log, "ab") as output:
-            process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+            process = subprocess.Popen(
+                command, stdout=output, stderr=output, start_new_session=True, preexec_fn=_end_with_parent
+            )
         try:
             _wait_until_ready(process, ports[0], log)
             yield f"localhost:{ports[0]}"
         finally:
             _stop(process)
+
+
+def _end_with_parent() -> None:
+    """In the child, on Linux: be told to end when the process that started it was killed and cannot say so itself."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
 
 
 @contextlib.contextmanager

@@ -1,8 +1,11 @@
 """Equal bytes whatever the runner, the number of workers and the sizes of batches and shards."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from recsys.artifacts import MANIFEST
@@ -54,20 +57,34 @@ def test_direct_runner(source: RawSource, expected: dict[str, bytes], tmp_path: 
     assert ingested(source, tmp_path / "dataset", settings) == expected
 
 
-@pytest.mark.flink
-def test_embedded_flink(source: RawSource, expected: dict[str, bytes], tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def jars() -> Path:
+    """The jars of the embedded Flink, gathered with `make flink` where they are not there."""
     if shutil.which("java") is None:
         lacking("the embedded Flink needs Java")
     if not JARS.is_dir():
         if shutil.which("mvn") is None:
             lacking("gathering the embedded Flink's jars needs Maven")
-        gather()
-    settings = {"runner": "flink", "workers": 2, "shard_rows": 200, "flink": {"jars": str(JARS)}}
+        subprocess.run(["make", "flink"], cwd=ROOT, check=True, timeout=500, capture_output=True)
+    return JARS
+
+
+@pytest.mark.flink
+def test_embedded_flink(source: RawSource, expected: dict[str, bytes], tmp_path: Path, jars: Path) -> None:
+    settings = {"runner": "flink", "workers": 2, "shard_rows": 200, "flink": {"jars": str(jars)}}
     assert ingested(source, tmp_path / "dataset", settings) == expected
 
 
-def gather() -> None:
-    """What `make flink` does."""
-    import subprocess
-
-    subprocess.run(["make", "flink"], cwd=ROOT, check=True, timeout=500, capture_output=True)
+@pytest.mark.flink
+def test_embedded_flink_ends_with_a_killed_job(jars: Path) -> None:
+    script = (
+        "import sys, time; from pathlib import Path; from recsys.ingestion.job_server import embedded_flink\n"
+        "with embedded_flink(Path(sys.argv[1])):\n    print('up', flush=True); time.sleep(100)\n"
+    )
+    job = subprocess.Popen([sys.executable, "-c", script, str(jars)], stdout=subprocess.PIPE, cwd=ROOT)
+    assert job.stdout is not None
+    assert job.stdout.readline() == b"up\n"
+    (server,) = psutil.Process(job.pid).children()
+    job.kill()
+    job.wait()
+    server.wait(timeout=30)
