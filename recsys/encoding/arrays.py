@@ -54,15 +54,47 @@ class GroupedTimes:
     """Sorted times of many groups, searched for all queries at once.
 
     `groups` `[n]` and `times` `[n]` are sorted by (group, time). A search gives global positions, so the difference of
-    two searches in one group counts the times between them.
+    two searches in one group counts the times between them. Any numbers within ±2^62 will do: one key holds a group and
+    a time where that fits into 63 bits, else both are replaced by their ranks among the distinct ones.
     """
 
     def __init__(self, groups: np.ndarray, times: np.ndarray) -> None:
-        self._first = int(times.min(initial=np.iinfo(np.int64).max)) if len(times) else 0
-        self._span = (int(times.max()) - self._first + 2) if len(times) else 2
-        self._keys = groups.astype(np.int64) * self._span + (times - self._first + 1)
+        groups, times = groups.astype(np.int64, copy=False), times.astype(np.int64, copy=False)
+        self._distinct: tuple[np.ndarray, np.ndarray] | None = None
+        self._bound(groups, times)
+        # One more group on either side is asked for, see `up_to`.
+        if (self._groups[1] - self._groups[0] + 3) * self._span >= 1 << 63:
+            self._distinct = np.unique(groups), np.unique(times)
+            groups, times = (np.searchsorted(d, v) for d, v in zip(self._distinct, (groups, times), strict=True))
+            self._bound(groups, times)
+        # Sums on the way may wrap around; the results do not, and wrapping is undone exactly.
+        self._keys = groups - self._groups[0]
+        self._keys *= self._span
+        self._keys += times
+        self._keys -= self._times[0] - 1
+
+    def _bound(self, groups: np.ndarray, times: np.ndarray) -> None:
+        self._groups = (int(groups[0]), int(groups[-1])) if len(groups) else (0, 0)
+        self._times = (int(times.min()), int(times.max())) if len(times) else (0, 0)
+        self._span = self._times[1] - self._times[0] + 2
 
     def up_to(self, groups: np.ndarray, times: np.ndarray) -> np.ndarray:
         """`[m] int64`: how many entries stand before the first one of the group that is later than the time."""
-        within = np.clip(times - self._first + 1, 0, self._span - 1)
-        return np.searchsorted(self._keys, groups.astype(np.int64) * self._span + within, side="right")
+        absent: np.ndarray | None = None
+        if self._distinct is not None:
+            known, moments = self._distinct
+            ranks = np.searchsorted(known, groups)
+            absent = known[np.minimum(ranks, len(known) - 1)] != groups
+            groups, times = ranks, np.searchsorted(moments, times, side="right") - 1
+        # Beyond what is there, one step is as good as many, and cannot leave the range of the keys.
+        first, last = self._times
+        within = np.clip(times, first - 1, last)
+        if absent is not None:
+            within[absent] = first - 1
+        lowest, highest = self._groups
+        keys = np.clip(groups.astype(np.int64, copy=False), lowest - 1, highest + 1)
+        keys -= lowest
+        keys *= self._span
+        keys += within
+        keys -= first - 1
+        return np.searchsorted(self._keys, keys, side="right")
