@@ -6,9 +6,8 @@ run that was killed at any instant and is started again ends with what an undist
 
 import json
 import shutil
-import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -184,17 +183,27 @@ class Pipeline:
             return self._make("evaluate", inputs, self.report_path, _report_id, make)
 
     def publish(self) -> Made:
-        """Bundle to registry, and current there; its measured figures go along where it was evaluated."""
-        started = time.perf_counter()
+        """Bundle to registry, and current there; its measured figures go along where it was evaluated.
+
+        A bundle that this stage made current before is not promoted again: a rollback since then stands.
+        """
         with locked(self.workdir):
+            bundle = _bundle_id(self.bundle_path)
             stamp = read_stamp(self.workdir, "evaluate")
-            evaluated = stamp is not None and stamp.get("bundle") == _bundle_id(self.bundle_path)
+            evaluated = stamp is not None and stamp.get("bundle") == bundle
             figures = headline(self.metrics()) if evaluated else {}
-            before = registry.current(self.registry_path) if (self.registry_path / registry.CURRENT).exists() else None
             published = registry.publish(self.registry_path, self.bundle_path, metrics=figures, why=self.config.name)
-            now = registry.promote(self.registry_path, published.artifact_id, why=f"recsys run, {self.config.name}")
-            seconds = None if before == now else time.perf_counter() - started
-            return Made("publish", published.path, published.artifact_id, seconds)
+
+            def promote(key: str) -> None:
+                registry.promote(self.registry_path, bundle, why=f"recsys run, {self.config.name}")
+
+            def promoted(path: Path) -> str:
+                registry.current(self.registry_path)  # raises where a registry made anew has none yet
+                return _bundle_id(path)
+
+            made = self._make("publish", {"bundle": bundle}, published.path, promoted, promote)
+            now = registry.current(self.registry_path).bundle
+            return made if now == bundle else replace(made, note=_left_alone(self.registry_path, bundle, now))
 
     def metrics(self) -> dict[str, Any]:
         """What evaluation measured; raises UserError where nothing was evaluated yet."""
@@ -228,6 +237,13 @@ def headline(metrics: Mapping[str, Any]) -> dict[str, float]:
     """The few figures of an evaluation that the registry shows beside a bundle: those at its main cut-off."""
     cut = f"@{metrics['main_k']}"
     return {name: float(value) for name, value in metrics["headline"].items() if name.endswith(cut)}
+
+
+def _left_alone(path: Path, bundle: str, now: str) -> str:
+    return (
+        f"Not promoted: bundle {bundle} was made current by an earlier run, and {now} took its place since then (a "
+        f"rollback or a promotion), so that stays current; 'recsys promote {path} {bundle}' changes it."
+    )
 
 
 def _needed(path: Path, what: str, command: str) -> None:

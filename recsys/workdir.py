@@ -28,12 +28,16 @@ Make = Callable[[str], object]
 
 @dataclass(frozen=True)
 class Made:
-    """What a stage made: where it is, which content it has, and how long it took (None: it was there already)."""
+    """What a stage made: where it is, which content it has, and how long it took (None: it was there already).
+
+    `note` is what the user should know besides.
+    """
 
     stage: str
     path: Path
     identity: str
     seconds: float | None
+    note: str | None = None
 
 
 def make_once(

@@ -65,7 +65,13 @@ def print_json(value: Any) -> None:
 
 def made_as_json(made: "Made") -> dict[str, Any]:
     """A stage's result for `--json`."""
-    return {"stage": made.stage, "path": str(made.path), "id": made.identity, "seconds": made.seconds}
+    return {
+        "stage": made.stage,
+        "path": str(made.path),
+        "id": made.identity,
+        "seconds": made.seconds,
+        "note": made.note,
+    }
 
 
 def tell_made(made: "Made") -> None:
@@ -75,6 +81,8 @@ def tell_made(made: "Made") -> None:
     else:
         how = f"in {made.seconds:.1f} s"
     notes.print(f"[bold green]✓[/] {made.stage:<9}{made.path} [dim]{made.identity}[/] {how}", soft_wrap=True)
+    if made.note:
+        notes.print(made.note, soft_wrap=True, markup=False)
 
 
 def tell_next(*lines: str) -> None:

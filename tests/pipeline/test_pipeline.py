@@ -202,6 +202,46 @@ def test_published_figures_are_those_of_the_bundle(stages: Stages, configure: Ca
     assert open_artifact(registry.bundle_path(pipeline.registry_path), "bundle", 1).artifact_id == second.bundle
 
 
+def test_a_rollback_outlives_an_unchanged_run(
+    stages: Stages, configure: Callable[..., Config], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from recsys import registry
+    from recsys.commands.common import tell_made
+
+    first = Pipeline(configure()).run()[-1].identity
+    changed = Pipeline(configure(index={"type": "hnsw"}))
+    second = changed.run()[-1].identity
+    root = changed.registry_path
+    assert registry.rollback(root) == registry.Current(first, None)
+    log = (root / registry.LOG).read_bytes()
+    last = changed.run()[-1]
+    assert (last.identity, last.seconds) == (second, None) and registry.current(root).bundle == first
+    assert (root / registry.LOG).read_bytes() == log
+    tell_made(last)
+    said = capsys.readouterr().err
+    assert f"Not promoted: bundle {second}" in said and f"{first} took its place" in said
+    assert f"'recsys promote {root} {second}'" in said
+    # What is made anew is promoted: other settings, and going back to those of before.
+    assert Pipeline(configure()).run()[-1].note is None
+    assert changed.run()[-1].note is None and registry.current(root).bundle == second
+
+
+def test_a_bundle_that_was_published_but_never_current_is_promoted(
+    stages: Stages, configure: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from recsys import registry
+
+    def killed(*given: object, **named: object) -> None:
+        raise KeyboardInterrupt
+
+    pipeline = Pipeline(configure())
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(registry, "promote", killed)
+        pipeline.run()
+    made = pipeline.run()[-1]
+    assert made.seconds is not None and registry.current(pipeline.registry_path).bundle == made.identity
+
+
 def test_two_commands_do_not_work_in_one_folder(
     stages: Stages, configure: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
