@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from recsys.errors import UserError
+from recsys.exchange import exchange
 
 MANIFEST = "manifest.json"
 
@@ -85,8 +86,9 @@ def write_artifact(path: Path, kind: str, format_version: int, payload: dict[str
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    recover(path)
     aside = path.parent / f".{path.name}.writing"
-    shutil.rmtree(aside, ignore_errors=True)
+    _remove(aside)
     aside.mkdir()
     try:
         yield aside
@@ -101,13 +103,42 @@ def write_artifact(path: Path, kind: str, format_version: int, payload: dict[str
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
-    old = path.parent / f".{path.name}.old"
-    shutil.rmtree(old, ignore_errors=True)
-    if path.exists():
+    _replace(aside, path)
+
+
+def _replace(aside: Path, path: Path) -> None:
+    """Put `aside` in the place of `path` and remove what was there."""
+    if not path.exists():
+        os.replace(aside, path)
+        fsync_folder(path.parent)
+    elif exchange(aside, path):
+        fsync_folder(path.parent)
+        _remove(aside)
+    else:
+        old = _old(path)
+        _remove(old)
         os.replace(path, old)
-    os.replace(aside, path)
-    fsync_folder(path.parent)
-    shutil.rmtree(old, ignore_errors=True)
+        # A kill here leaves nothing at `path`: whoever comes next finds the old one again by `recover`.
+        os.replace(aside, path)
+        fsync_folder(path.parent)
+        _remove(old)
+
+
+def _old(path: Path) -> Path:
+    return path.parent / f".{path.name}.old"
+
+
+def recover(path: Path) -> None:
+    """Bring back the artefact that a writer killed between two renames moved away, if one did."""
+    if not path.exists() and _old(path).exists():
+        os.replace(_old(path), path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def open_artifact(path: Path, kind: str, format_version: int, *, verify: bool = False) -> Artifact:
@@ -117,6 +148,8 @@ def open_artifact(path: Path, kind: str, format_version: int, *, verify: bool = 
     UserError naming the folder or file for a missing, foreign, newer, truncated or altered artefact.
     """
     path = Path(path)
+    with contextlib.suppress(OSError):  # a reader may lack the right to rename; then it finds nothing
+        recover(path)
     manifest_path = path / MANIFEST
     try:
         manifest = json.loads(manifest_path.read_text(encoding="utf-8"))

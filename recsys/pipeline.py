@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recsys import registry
-from recsys.artifacts import open_artifact
+from recsys.artifacts import open_artifact, recover
 from recsys.config import Config
 from recsys.errors import UserError
 from recsys.evaluation import REPORT_FORMAT, REPORT_KIND
@@ -247,6 +247,7 @@ def _left_alone(path: Path, bundle: str, now: str) -> str:
 
 
 def _needed(path: Path, what: str, command: str) -> None:
+    recover(path)
     if not path.is_dir():
         raise UserError(f"{path}: no {what} here; make it first with 'recsys {command} CONFIG'.")
 
