@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import sys
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ class CheckpointFolder:
     def __init__(self, folder: Path, fingerprint: str) -> None:
         self.folder = Path(folder)
         self.fingerprint = fingerprint
+        self._told: set[Path] = set()
 
     def save(self, number: int, arrays: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> None:
         """Write checkpoint `number` (rising) durably, then remove all but the newest `KEPT`."""
@@ -84,12 +86,14 @@ class CheckpointFolder:
     def latest(self) -> Checkpoint | None:
         """The newest checkpoint of this run that is whole; None where there is none yet.
 
-        Raises UserError where there are checkpoints of this run's folder but none can be read.
+        Says so on standard error where it is not the newest of all, because that cannot be read. Raises UserError where
+        there are checkpoints of this run's folder but none can be read.
         """
         numbered = self._numbered()
         for _, path in reversed(numbered):
             found = self.read(path.name)
             if found is not None:
+                self._tell_fallen_back(numbered[-1][1], path)
                 return found
         if numbered and all(self._is_damaged(path) for _, path in numbered):
             raise UserError(
@@ -97,6 +101,13 @@ class CheckpointFolder:
                 f"remove the folder {self.folder} to train from the start."
             )
         return None
+
+    def _tell_fallen_back(self, newest: Path, used: Path) -> None:
+        if used == newest or newest in self._told or not self._is_damaged(newest):
+            return
+        self._told.add(newest)
+        message = f"Note: {newest} cannot be read (truncated or altered); training goes on from {used.name} before it."
+        print(message, file=sys.stderr, flush=True)
 
     def _is_damaged(self, path: Path) -> bool:
         try:

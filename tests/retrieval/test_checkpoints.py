@@ -29,14 +29,20 @@ def test_the_newest_is_restored_and_old_ones_go(tmp_path: Path):
 
 
 @pytest.mark.parametrize("keep", [0, 10, 0.5, -1, -30])
-def test_a_truncated_newest_falls_back_to_the_one_before(tmp_path: Path, keep):
+def test_a_truncated_newest_falls_back_to_the_one_before_and_says_so(
+    tmp_path: Path, keep, capsys: pytest.CaptureFixture[str]
+):
     folder = CheckpointFolder(tmp_path, "run")
     save(folder, 1)
     save(folder, 2)
     data = newest(folder).read_bytes()
+    assert folder.latest() is not None and capsys.readouterr().err == ""
     newest(folder).write_bytes(data[: int(keep * len(data)) if isinstance(keep, float) else keep])
     found = folder.latest()
     assert found is not None and found.state["epoch"] == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f"{newest(folder)} cannot be read" in said and "checkpoint-000000000001" in said
+    assert folder.latest() is not None and capsys.readouterr().err == ""  # once is enough
 
 
 def test_a_flipped_bit_is_noticed(tmp_path: Path):
