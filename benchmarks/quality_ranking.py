@@ -33,6 +33,7 @@ from recsys.ranking.plots import ratio_against_auc
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = Path("runs") / "quality-ranking"
 QUICK = ("ranking.train.epochs=1", "ranking.gates.search_epochs=2", "ranking.gates.learning_rate=0.05")
+RESULT_FORMAT = 2
 NOTE = {"frappe": "train negatives resampled"}
 
 
@@ -61,7 +62,8 @@ def main() -> None:
     results = {}
     for seed in seeds:
         for backbone in backbones:
-            chosen = [one["kappa"] for one in results.get(backbone, ()) if "kappa" in one][:1]
+            first = [one for one in results.get(backbone, ()) if "kappa" in one][:1]
+            chosen = sorted({kappa for one in first for kappa in (one["kappa"], one["knee"]["kappa"])})
             result = cell_of(data, dataset, backbone, seed, chosen, quick=quick)
             results.setdefault(backbone, []).append(result)
             console.print(f"[dim]{data} {backbone} seed {seed}: {result['seconds']:.0f} s[/dim]", highlight=False)
@@ -118,7 +120,7 @@ def cell_of(
     kappas = tuple(chosen) or (recipe.kappas[backbone] if backbone in recipe.kappas else recipe.kappas["all"])
     kappas = kappas[:1] if quick else kappas
     folder = RUNS / ("quick" if quick else "full") / data / backbone / f"seed-{seed}"
-    key = fingerprint([dataset.artifact.artifact_id, config.model_dump(mode="json"), kappas])
+    key = fingerprint([RESULT_FORMAT, dataset.artifact.artifact_id, config.model_dump(mode="json"), kappas])
     path = folder / "result.json"
     if path.is_file():
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -139,9 +141,10 @@ def summarise(
     note = f", {NOTE[data]}" if data in NOTE else ""
     table = Table(
         title=f"{data}: test AUC{note}",
-        caption="mean ± standard deviation over seeds; kept: share of the values; log loss as trained / calibrated",
+        caption="mean ± standard deviation over seeds; kept: share of the values; frequent: as many of the most "
+        "frequent ones; knee: smallest set of about the best validation AUC; log loss as trained / calibrated",
     )
-    for heading in ("model", "AUC", "published", "OptFS", "kept", "most frequent", "AUC in users", "log loss"):
+    for heading in ("model", "AUC", "published", "OptFS", "frequent", "kept", "log loss"):
         table.add_column(heading, justify="left" if heading == "model" else "right")
     figures: dict[str, float] = {"minutes": sum(one["seconds"] for cells in results.values() for one in cells) / 60}
     for backbone, cells in results.items():
@@ -157,6 +160,9 @@ def summarise(
                 "optfs_log_loss": [one["optfs"]["log_loss"] for one in cells],
                 "optfs_kept_ratio": [one["kept_ratio"] for one in cells],
                 "frequency_control_auc": [one["frequency"]["auc"] for one in cells],
+                "knee_optfs_auc": [one["knee"]["optfs"]["auc"] for one in cells],
+                "knee_kept_ratio": [one["knee"]["kept_ratio"] for one in cells],
+                "knee_frequency_control_auc": [one["knee"]["frequency"]["auc"] for one in cells],
             }
         for name in ("plain", "optfs"):
             told = [one[name]["truth"] for one in cells if "truth" in one.get(name, {})]
@@ -175,12 +181,13 @@ def summarise(
             backbone,
             _spread(columns["auc"]),
             f"{published[backbone]:.4f}" if backbone in published else "–",
-            _spread(columns.get("optfs_auc", [])),
+            *(_spread(columns.get(name, [])) for name in ("optfs_auc", "frequency_control_auc")),
             _spread(columns.get("optfs_kept_ratio", []), 3),
-            _spread(columns.get("frequency_control_auc", [])),
-            _spread(columns["gauc"]),
             f"{np.mean(columns['log_loss']):.4f} / {np.mean(columns['calibrated_log_loss']):.4f}",
         )
+        if "knee_optfs_auc" in columns and columns["knee_kept_ratio"] != columns["optfs_kept_ratio"]:
+            knee = (_spread(columns[name]) for name in ("knee_optfs_auc", "knee_frequency_control_auc"))
+            table.add_row("  at the knee", "", "", *knee, _spread(columns["knee_kept_ratio"], 3), "", style="dim")
     return table, figures
 
 

@@ -16,7 +16,7 @@ from recsys.ranking.calibration import fit_platt, sigmoid
 from recsys.ranking.examples import Examples, split_examples
 from recsys.ranking.live import LiveRanker
 from recsys.ranking.measure import Shown, measure_shown
-from recsys.ranking.selection import as_logits, most_frequent
+from recsys.ranking.selection import Candidate, as_logits, choose, most_frequent
 from recsys.ranking.truth import against_truth, true_probabilities
 from recsys.ranking.workbench import Outcome, Workbench
 from recsys.retrieval.checkpoints import CheckpointFolder
@@ -45,12 +45,13 @@ def run_cell(cell: Cell) -> dict[str, Any]:
     `plain`, `optfs`, `frequency`: figures on the test part. `sets`: every set of values tried, with its validation AUC.
     Of the searches the one of best validation AUC that keeps at most half of the values is taken (the one that keeps
     least where none does); `frequency` keeps as many values, the most frequent, and is trained from the same weights.
+    `knee` has the same figures of the smallest set whose validation AUC is within the configured tolerance of the best.
     """
     started = time.perf_counter()
     config = cell.config
-    name = fingerprint([cell.dataset.artifact.artifact_id, config.model_dump(mode="json"), cell.seed])
-    bench = Workbench(cell.dataset, config, cell.seed, CheckpointFolder(cell.folder, name))
-    plain = bench.train("backbone")
+    # Apart from the searches, so that other gates do not train the same backbone again.
+    plain = _bench(cell, config.model_copy(update={"gates": None}), "plain").train("backbone")
+    bench = _bench(cell, config, "gated")
     found: dict[str, Any] = {
         "backbone": config.model.backbone,
         "seed": cell.seed,
@@ -72,43 +73,60 @@ def run_cell(cell: Cell) -> dict[str, Any]:
     return found | {"seconds": time.perf_counter() - started}
 
 
+def _bench(cell: Cell, config: RankingConfig, name: str) -> Workbench:
+    key = fingerprint([cell.dataset.artifact.artifact_id, config.model_dump(mode="json"), cell.seed])
+    return Workbench(cell.dataset, config, cell.seed, CheckpointFolder(cell.folder / name, key))
+
+
+@dataclass(frozen=True, eq=False)
+class _Tried:
+    """A search with one kappa, and training on what it kept."""
+
+    gates: GatesConfig
+    search: Outcome
+    trained: Outcome
+    ratio: float
+
+
 def _searched(cell: Cell, bench: Workbench, sets: list[dict[str, Any]]) -> tuple[Outcome, GatesConfig, dict[str, Any]]:
+    """Every kappa; then the small set, and the knee of the curve where that is another; each with its control."""
     assert cell.config.gates is not None
-    tried: dict[float, tuple[Outcome, Outcome, float]] = {}
-    for kappa in cell.kappas:
-        gates = cell.config.gates.model_copy(update={"kappa": kappa})
-        search = bench.search(f"search-{kappa:g}", gates)
-        trained = bench.train(f"optfs-{kappa:g}", gates, search.gates, search.rewind)
-        assert search.gates is not None
-        ratio = bench.kept_ratio(search.gates, gates)
-        tried[kappa] = (search, trained, ratio)
-        sets.append({"name": "search", "kappa": kappa, "kept_ratio": ratio, "auc": trained.best_auc})
-    small = [kappa for kappa, one in tried.items() if one[2] <= TARGET_RATIO]
-    chosen = (
-        max(small, key=lambda kappa: tried[kappa][1].best_auc)
-        if small
-        else min(tried, key=lambda kappa: tried[kappa][2])
-    )
-    search, trained, ratio = tried[chosen]
-    assert search.gates is not None
-    gates = cell.config.gates.model_copy(update={"kappa": chosen})
-    kept = bench.kept_rows(search.gates, gates) & bench.values
-    frequent = most_frequent(bench.counts, bench.values & bench.gated(gates), int(kept.sum()))
-    control = bench.train(f"frequency-{chosen:g}", gates, as_logits(frequent), search.rewind)
-    sets.append({"name": "frequency", "kept_ratio": ratio, "auc": control.best_auc})
+    tried = [_try(bench, cell.config.gates.model_copy(update={"kappa": kappa})) for kappa in cell.kappas]
+    for one in tried:
+        sets.append({"name": "search", "kappa": one.gates.kappa, "kept_ratio": one.ratio, "auc": one.trained.best_auc})
+        sets[-1]["test_auc"] = figures(bench, one.trained, one.gates)["auc"]
+    small = [one for one in tried if one.ratio <= TARGET_RATIO]
+    chosen = max(small, key=lambda one: one.trained.best_auc) if small else min(tried, key=lambda one: one.ratio)
+    candidates = [Candidate(one.gates.kappa or 0.0, one.ratio, one.trained.best_auc) for one in tried]
+    knee = tried[choose(candidates, cell.config.tolerance)]
+    found = _controlled(bench, chosen, sets)
+    found["knee"] = found.copy() if knee is chosen else _controlled(bench, knee, sets)
     for one in sets:
-        one["chosen"] = one.get("kappa") == chosen
-    return (
-        trained,
-        gates,
-        {
-            "kappa": chosen,
-            "kept_ratio": ratio,
-            "optfs": figures(bench, trained, gates),
-            "frequency": figures(bench, control, gates),
-            "fields": kept_by_field(bench, kept),
-        },
-    )
+        one["chosen"] = one.get("kappa") == chosen.gates.kappa
+    return chosen.trained, chosen.gates, found
+
+
+def _try(bench: Workbench, gates: GatesConfig) -> _Tried:
+    search = bench.search(f"search-{gates.kappa:g}", gates)
+    trained = bench.train(f"optfs-{gates.kappa:g}", gates, search.gates, search.rewind)
+    assert search.gates is not None
+    return _Tried(gates, search, trained, bench.kept_ratio(search.gates, gates))
+
+
+def _controlled(bench: Workbench, one: _Tried, sets: list[dict[str, Any]]) -> dict[str, Any]:
+    """Test figures of a set and of as many of the most frequent values, trained from the same weights."""
+    assert one.search.gates is not None
+    kept = bench.kept_rows(one.search.gates, one.gates) & bench.values
+    frequent = most_frequent(bench.counts, bench.values & bench.gated(one.gates), int(kept.sum()))
+    control = bench.train(f"frequency-{one.gates.kappa:g}", one.gates, as_logits(frequent), one.search.rewind)
+    sets.append({"name": "frequency", "kept_ratio": one.ratio, "auc": control.best_auc})
+    return {
+        "kappa": one.gates.kappa,
+        "kept_ratio": one.ratio,
+        "optfs": figures(bench, one.trained, one.gates),
+        "frequency": figures(bench, control, one.gates),
+        "fields": kept_by_field(bench, kept),
+    }
 
 
 def kept_by_field(bench: Workbench, kept: np.ndarray) -> dict[str, dict[str, int]]:
