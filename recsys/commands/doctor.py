@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
+from types import ModuleType
 
 import typer
 from rich.table import Table
@@ -14,6 +15,7 @@ from rich.table import Table
 from recsys.commands.common import AsJson, console, notes, print_json, tell_next
 
 MAKE_VENV = "run 'make venv'"
+BEAM = "apache_beam"
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ def doctor(as_json: AsJson = False) -> None:
                 ("TensorFlow", "recsys._tensorflow"),
                 ("TensorFlow Recommenders", "tensorflow_recommenders"),
                 ("FAISS", "faiss"),
-                ("Apache Beam", "apache_beam"),
+                ("Apache Beam", BEAM),
                 ("implicit (baselines)", "implicit"),
                 ("FastAPI", "fastapi"),
             )
@@ -67,10 +69,16 @@ def _python() -> str | None:
 
 def _version(module: str) -> str | None:
     try:
-        loaded = importlib.import_module(module)
+        loaded = _beam() if module == BEAM else importlib.import_module(module)
     except Exception:  # a broken installation raises anything, and counts as not found
         return None
     return getattr(getattr(loaded, "tf", loaded), "__version__", "there")
+
+
+def _beam() -> ModuleType:
+    from recsys.ingestion.runner import import_beam
+
+    return import_beam()
 
 
 def _gpu() -> str | None:

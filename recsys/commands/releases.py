@@ -30,7 +30,7 @@ def registry(source: Source, overrides: Overrides = None, as_json: AsJson = Fals
         print_json([asdict(row) for row in rows])
         return
     names = list(dict.fromkeys(name for row in rows for name in row.metrics))
-    table = Table(title=f"{len(rows)} bundles in {folder}", title_justify="left")
+    table = Table(title=f"{len(rows)} bundle{'s' * (len(rows) != 1)} in {folder}", title_justify="left")
     for column in ("bundle", "published (UTC)", "status", "data set"):
         table.add_column(column)
     for name in names:

@@ -131,6 +131,9 @@ def test_releases(tmp_path: Path) -> None:
         registry.publish(root, other_bundle(tmp_path / f"b{n}", n), metrics={"recall@10": n / 8}).artifact_id
         for n in (1, 2)
     ]
+    assert recsys("registry", root).out.startswith("2 bundles in ")
+    registry.publish(tmp_path / "lonely", tmp_path / "b1")
+    assert recsys("registry", tmp_path / "lonely").out.startswith("1 bundle in ")
     assert recsys("promote", root, ids[0], "--why", "first").code == 0
     outcome = recsys("promote", root, ids[1][:10], "--json")
     assert json.loads(outcome.out) == {"bundle": ids[1], "previous": ids[0]}
@@ -196,6 +199,13 @@ def test_doctor_says_what_is_there() -> None:
     outcome = recsys("doctor", "--json")
     found = {check["name"]: check["found"] for check in json.loads(outcome.out)}
     assert outcome.code == 0 and found["FAISS"] and found["Apache Beam"] and found["TensorFlow"].startswith("2.21")
+
+
+def test_doctor_as_a_process_warns_of_nothing() -> None:
+    words = [sys.executable, "-m", "recsys.cli", "doctor"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0 and "Apache Beam" in done.stdout
+    assert "WARNING" not in done.stderr and done.stderr.endswith("Next: recsys demo\n")
 
 
 def test_an_error_of_the_real_process_is_one_paragraph(tmp_path: Path) -> None:
