@@ -1,7 +1,7 @@
 """`recsys ingest`, `train`, `index`, `evaluate`, `run`, `demo`, `simulate` and `config`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,10 +20,12 @@ from recsys.commands.common import (
     tell_made,
     tell_next,
 )
+from recsys.commands.rows import print_rows
 from recsys.errors import UserError
 
 if TYPE_CHECKING:
     from recsys.pipeline import Pipeline
+    from recsys.workdir import Made
 
 NEXT = {"ingest": "train", "train": "index", "index": "evaluate", "evaluate": "run"}
 DEMO = Path("configs") / "demo.yaml"
@@ -43,7 +45,7 @@ def _stage(stage: str, config: Path, overrides: list[str] | None, as_json: bool,
         print_json({**made_as_json(made), **extra})
         return
     if stage == "ingest":
-        _print_rows(pipeline)
+        print_rows(pipeline.dataset_path)
     if stage == "evaluate":
         print_metrics(pipeline)
     tell_made(made)
@@ -143,21 +145,16 @@ def print_metrics(pipeline: "Pipeline") -> None:
 
 
 def _run(pipeline: "Pipeline", as_json: bool) -> None:
-    made = pipeline.run(tell=(lambda made: None) if as_json else tell_made)
+    def tell(made: "Made") -> None:
+        if made.stage == "ingest" and made.seconds is not None:
+            print_rows(made.path)
+        tell_made(made)
+
+    made = pipeline.run(tell=(lambda made: None) if as_json else tell)
     if as_json:
         print_json({"stages": [made_as_json(one) for one in made], "metrics": pipeline.metrics()})
     else:
         print_metrics(pipeline)
-
-
-def _print_rows(pipeline: "Pipeline") -> None:
-    from recsys.dataset_folder import DatasetFolder
-
-    rows: Any = DatasetFolder.open(pipeline.dataset_path).manifest["rows"]
-    notes.print(f"Rows: {rows['in']:,} in = {rows['accepted']:,} accepted + {rows['rejected']:,} rejected.")
-    if rows["rejected"]:
-        reasons = ", ".join(f"{count:,} × {reason}" for reason, count in rows["by_reason"].items())
-        notes.print(f"Rejected: {reasons}; each row is in {pipeline.dataset_path / 'rejected'}/.", markup=False)
 
 
 def _tell_what_to_try(pipeline: "Pipeline", config: Path, overrides: list[str] | None) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from recsys.ingestion.elements import column, pack, unpack
 from recsys.ingestion.encode import Provisional
@@ -63,3 +64,20 @@ def lines(messages: Iterable[bytes]) -> tuple[list[str], dict[str, int]]:
     for row in rows:
         reasons[row["reason"]] = reasons.get(row["reason"], 0) + 1
     return [json.dumps(row, ensure_ascii=False) for row in rows], reasons
+
+
+def examples(folder: Path, table: str, reasons: set[str]) -> dict[str, tuple[str, int]]:
+    """(file, row) of the first row listed in `folder` for each reason, for one of events, items and users."""
+    wanted = {json.dumps(reason, ensure_ascii=False): reason for reason in reasons}
+    found: dict[str, tuple[str, int]] = {}
+    for path in sorted(folder.glob(f"{table}-*.jsonl")):
+        with open(path, encoding="utf-8") as file:
+            for line in file:
+                if len(found) == len(wanted):
+                    return found
+                # There may be millions of lines: only one that can be the first of its reason is parsed.
+                if any(text in line for text, reason in wanted.items() if reason not in found):
+                    row = json.loads(line)
+                    if row["reason"] in reasons:
+                        found.setdefault(row["reason"], (row["file"], row["row"]))
+    return found

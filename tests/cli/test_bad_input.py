@@ -108,6 +108,20 @@ def test_bad_rows_are_rejected_with_reason_and_counted(shop: Path) -> None:
         assert reason in by_row[first + offset]["reason"]
     assert "yesterday" in by_row[first]["raw"]
     assert sum(dataset.manifest["rows"]["by_reason"].values()) == 6
+    said = outcome.err.splitlines()
+    place = f"{shop.parent / 'events.csv'}, row "
+    assert f"  1 × duplicate event; for example {place}{first + 4}" in said
+    assert f"  2 × time is not a time between 1970 and 2109 in 's'; for example {place}{first}" in said
+    assert f"Rejected rows, with file, row, reason and content: {dataset.path / 'rejected'}/" in said
+
+
+def test_rejected_items_are_said_too(shop: Path) -> None:
+    with open(shop.parent / "items.csv", "a", encoding="utf-8") as file:
+        file.write("i1,Again,red,3\n")
+    outcome = recsys("ingest", shop)
+    assert "Rows of items: 41 in = 40 accepted + 1 rejected." in outcome.err
+    assert f"  1 × duplicate item; for example {shop.parent / 'items.csv'}, row 42\n" in outcome.err
+    assert "Rows of users" not in outcome.err
 
 
 def test_a_truncated_data_set_is_named_by_the_next_stage(shop: Path) -> None:

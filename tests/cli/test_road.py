@@ -29,6 +29,7 @@ def test_run_makes_everything_and_says_where(shop_run: Run) -> None:
         assert f"✓ {stage:<9}{work(shop_run) / folder} " in outcome.err
         assert (work(shop_run) / folder / "manifest.json").is_file()
     assert "two-tower" in outcome.out and "popularity" in outcome.out
+    assert f"Rows: {len(events()):,} in = {len(events()):,} accepted + 0 rejected.\n" in outcome.err
     report = work(shop_run) / "report" / "report.html"
     assert f"Report: {report}" in outcome.out and report.stat().st_size > 10_000
     assert f"recsys recommend {shop} --user " in outcome.err and "curl" in outcome.err
