@@ -1,8 +1,9 @@
 """`recsys recommend`."""
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -18,6 +19,9 @@ from recsys.commands.common import (
     tell_next,
 )
 from recsys.errors import UserError
+
+if TYPE_CHECKING:
+    from recsys.scoring.bundle import Recommended
 
 
 def recommend(
@@ -56,7 +60,15 @@ def recommend(
             {"bundle": loaded.bundle_id, "user": user, "history": past_json, "items": [asdict(i) for i in found]}
         )
         return
-    table = Table(title=f"User {user or '(unknown)'}, bundle {loaded.bundle_id}", title_justify="left")
+    print_recommended(loaded.bundle_id, user, found, past, k)
+    tell_next(command_line("serve", source, overrides))
+
+
+def print_recommended(
+    bundle: str, user: str | None, found: "Sequence[Recommended]", past: "Sequence[Recommended]", k: int
+) -> None:
+    """A table of recommended items and scores beside the newest of the history `past` (oldest first)."""
+    table = Table(title=f"User {user or '(unknown)'}, bundle {bundle}", title_justify="left")
     for column, justify in (
         ("", "right"),
         ("recommended", "left"),
@@ -71,7 +83,6 @@ def recommend(
     console.print(table)
     if len(past) > len(recent):
         console.print(f"… and {len(past) - len(recent)} older ones in the history.")
-    tell_next(command_line("serve", source, overrides))
 
 
 def _pairs(given: list[str] | None, option: str) -> dict[str, str]:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 NEXT = {"ingest": "train", "train": "index", "index": "evaluate", "evaluate": "run"}
 DEMO = Path("configs") / "demo.yaml"
+DEMO_K = 5
 
 
 def _pipeline(config: Path, overrides: list[str] | None, quiet: bool, force: bool = False) -> "Pipeline":
@@ -96,13 +97,14 @@ def demo(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Simulate a shop, then ingest, train, index, evaluate and publish: the whole road in a few minutes."""
+    """Simulate a shop, then ingest, train, index, evaluate, publish and recommend: the whole road in a few minutes."""
     path = config or _shipped(DEMO)
     pipeline = _pipeline(path, overrides, quiet or as_json)
     if not as_json:
         notes.print(f"A simulated shop goes down the whole road; everything lands in {pipeline.workdir}/.")
     _run(pipeline, as_json)
     if not as_json:
+        _recommend(pipeline, DEMO_K)
         _tell_what_to_try(pipeline, path, overrides)
 
 
@@ -155,6 +157,18 @@ def _run(pipeline: "Pipeline", as_json: bool) -> None:
         print_json({"stages": [made_as_json(one) for one in made], "metrics": pipeline.metrics()})
     else:
         print_metrics(pipeline)
+
+
+def _recommend(pipeline: "Pipeline", k: int) -> None:
+    """What the bundle recommends to one of its users."""
+    from recsys.commands.recommend import print_recommended
+    from recsys.scoring.bundle import LoadedBundle
+    from recsys.scoring.query import Query
+
+    bundle = LoadedBundle.open(pipeline.bundle_path)
+    user = bundle.typical_user()
+    (found,) = bundle.recommend([Query(user)], k)
+    print_recommended(bundle.bundle_id, user, found, bundle.history(user), k)
 
 
 def _tell_what_to_try(pipeline: "Pipeline", config: Path, overrides: list[str] | None) -> None:

@@ -129,7 +129,15 @@ def test_a_shrunken_demo(tmp_path: Path) -> None:
     ]
     outcome = recsys("demo", "--set", f"workdir={tmp_path / 'demo'}", *words)
     assert outcome.code == 0, outcome.err
-    assert "two-tower" in outcome.out and "Report: " in outcome.out and "recsys recommend" in outcome.err
+    table, recommended = outcome.out.split("coverage@")[1], outcome.out.split("history, newest first")[1]
+    assert "two-tower" in table and "Report: " in recommended and "recsys recommend" in outcome.err
+    bundle = LoadedBundle.open(tmp_path / "demo" / "bundle")
+    user = bundle.typical_user()
+    assert f"User {user}, bundle {bundle.bundle_id}" in outcome.out
+    found, newest = bundle.recommend([Query(user)], 5)[0], bundle.history(user)[-1]
+    shown = [[cell.strip() for cell in row.split("│")[1:-1]] for row in recommended.splitlines() if "│" in row]
+    assert [row[:3] for row in shown[:5]] == [[str(n), one.title, f"{one.score:.3f}"] for n, one in enumerate(found, 1)]
+    assert shown[0][3] == newest.title
     metrics = json.loads((tmp_path / "demo" / "report" / "metrics.json").read_text())
     recall = {name: model["slices"]["overall"]["recall@10"]["value"] for name, model in metrics["models"].items()}
     assert recall["two_tower"] > recall["popularity"]
