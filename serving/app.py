@@ -58,9 +58,14 @@ def answer(bundle: LoadedBundle, config: ServeConfig, request: RecommendRequest)
     return RecommendResponse(
         bundle=bundle.bundle_id,
         known_user=bool(bundle.encoder.user_ids([query])[0] >= FIRST_VALUE_ID),
+        known_history=_known_history(bundle, request.history),
         items=[RecommendedItem(**asdict(one)) for one in found],
         timings_ms=watch.timings(),
     )
+
+
+def _known_history(bundle: LoadedBundle, history: list[str] | None) -> int | None:
+    return None if history is None else len(history) - len(bundle.unknown_items(history))
 
 
 def create_app(service: Service) -> FastAPI:

@@ -26,8 +26,8 @@ class RecommendRequest(BaseModel):
     history: list[RawId] | None = Field(
         default=None, description="Raw item ids, oldest first; they replace the stored history."
     )
-    k: int | None = Field(default=None, ge=1, description="How many items; default: serve.default_k.")
-    exclude_seen: bool = Field(default=True, description="Leave out what the user already chose.")
+    k: int | None = Field(default=None, ge=1, strict=True, description="How many items; default: serve.default_k.")
+    exclude_seen: bool = Field(default=True, strict=True, description="Leave out what the user already chose.")
 
     @model_validator(mode="after")
     def _someone(self) -> "RecommendRequest":
@@ -49,6 +49,9 @@ class RecommendResponse(BaseModel):
 
     bundle: str
     known_user: bool
+    known_history: int | None = Field(
+        description="How many items of the request's history the catalogue holds; null without one."
+    )
     items: list[RecommendedItem]
     timings_ms: dict[str, float] = Field(description="Milliseconds of each step and of all together.")
 

@@ -15,6 +15,7 @@ from recsys.commands.common import (
     command_line,
     console,
     find_bundle,
+    notes,
     print_json,
     tell_next,
 )
@@ -54,13 +55,26 @@ def recommend(
     past = loaded.history(user) if given is None and user is not None else loaded.named_raw(given or [])
     query = Query(user, _pairs(feature, "--feature"), _pairs(context, "--context"), given)
     found = loaded.recommend([query], k, exclude_seen=not seen)[0]
+    unknown = loaded.unknown_items(given or [])
     if as_json:
         past_json = [{"item": one.item, "title": one.title} for one in past]
         print_json(
-            {"bundle": loaded.bundle_id, "user": user, "history": past_json, "items": [asdict(i) for i in found]}
+            {
+                "bundle": loaded.bundle_id,
+                "user": user,
+                "history": past_json,
+                "known_history": None if given is None else len(given) - len(unknown),
+                "items": [asdict(one) for one in found],
+            }
         )
         return
     print_recommended(loaded.bundle_id, user, found, past, k)
+    if unknown and given is not None:
+        some = ", ".join(f"'{item}'" for item in unknown[:3]) + (", …" if len(unknown) > 3 else "")
+        known = len(given) - len(unknown)
+        notes.print(
+            f"The catalogue holds {known} of the {len(given)} items of the history, not {some}.", soft_wrap=True
+        )
     tell_next(command_line("serve", source, overrides))
 
 

@@ -163,13 +163,18 @@ class LoadedBundle:
         ids = self.histories.of(known)
         return self.named(ids, np.zeros(len(ids)))
 
+    def unknown_items(self, items: Sequence[str]) -> list[str]:
+        """Those of the raw item ids that the catalogue does not hold, in their order."""
+        return [item for item, id_ in zip(items, self.encoder.item_ids(items), strict=True) if id_ < FIRST_VALUE_ID]
+
     def named_raw(self, items: Sequence[str]) -> list[Recommended]:
-        """Titles of raw item ids (score 0); raises UserError for one that the catalogue does not hold."""
+        """Titles of raw item ids (score 0); None for those that the catalogue does not hold."""
         ids = self.encoder.item_ids(items)
-        unknown = np.flatnonzero(ids < FIRST_VALUE_ID)
-        if len(unknown):
-            raise UserError(f"item '{items[unknown[0]]}': not in the catalogue of {self.artifact.path}.")
-        return self.named(ids, np.zeros(len(ids)))
+        titles = iter(self.titles(ids[ids >= FIRST_VALUE_ID]))
+        return [
+            Recommended(item, next(titles) if id_ >= FIRST_VALUE_ID else None, 0.0)
+            for item, id_ in zip(items, ids, strict=True)
+        ]
 
     def typical_user(self) -> str:
         """Raw id of a user whose history has the median length, to show as an example."""

@@ -172,12 +172,24 @@ def test_recommend_to_a_stranger(tiny_bundle: Path) -> None:
     assert len(seen["items"]) == 24
 
 
+def test_a_strangers_history_may_hold_items_that_nobody_knows(tiny_bundle: Path) -> None:
+    """As the HTTP endpoint has it: answered, with how many of them were known."""
+    words = ("recommend", tiny_bundle, "--history", "i1,void,i3,gone", "-k", 3)
+    outcome = recsys(*words)
+    assert outcome.code == 0 and "void" in outcome.out
+    assert "The catalogue holds 2 of the 4 items of the history, not 'void', 'gone'." in outcome.err
+    answer = json.loads(recsys(*words, "--json").out)
+    assert answer["known_history"] == 2 and len(answer["items"]) == 3
+    assert [one["title"] for one in answer["history"]] == ["Item 1", None, "Item 3", None]
+    assert json.loads(recsys("recommend", tiny_bundle, "--user", "u0", "--json").out)["known_history"] is None
+    assert "The catalogue holds" not in recsys("recommend", tiny_bundle, "--history", "i1").err
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         ([], "expected --user USER"),
         (["--user", "nobody"], "user 'nobody': not among the 40 users"),
-        (["--history", "i1,void"], "item 'void': not in the catalogue"),
         (["--feature", "club"], "--feature club: expected NAME=VALUE"),
         (["--feature", "shoe=42"], "features.shoe: the data set has no such field"),
     ],

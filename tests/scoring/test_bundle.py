@@ -93,11 +93,13 @@ def test_steps_are_marked_in_order(bundle: LoadedBundle) -> None:
     assert steps == ["encode", "embed", "retrieve", "name"]
 
 
-def test_unknown_users_and_items_are_named(bundle: LoadedBundle) -> None:
+def test_an_unknown_user_is_refused_and_unknown_items_are_named(bundle: LoadedBundle) -> None:
     with pytest.raises(UserError, match="user 'nobody': not among the 40 users"):
         bundle.history("nobody")
-    with pytest.raises(UserError, match="item 'nothing': not in the catalogue"):
-        bundle.named_raw(["i1", "nothing"])
+    given = ["nothing", "i1", "never", "i3"]
+    assert bundle.unknown_items(given) == ["nothing", "never"] and bundle.unknown_items([]) == []
+    assert [one.title for one in bundle.named_raw(given)] == [None, "Item 1", None, "Item 3"]
+    assert [one.item for one in bundle.named_raw(given)] == given and bundle.named_raw([]) == []
 
 
 def test_another_data_sets_vocabulary_is_refused(tiny_bundle: Path, tmp_path: Path) -> None:

@@ -39,11 +39,25 @@ def test_raw_features_and_history_of_a_stranger(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize(
+    ("history", "known"), [(["i1", "i3"], 2), (["i1", "nobody's"], 1), (["x"], 0), ([], 0), (None, None)]
+)
+def test_items_that_nobody_knows_are_no_error_and_counted(
+    client: TestClient, history: list[str] | None, known: int | None
+) -> None:
+    body = client.post("/v1/recommend", json={"user": "u0", "history": history}).json()
+    assert body["known_history"] == known and len(body["items"]) == 4
+
+
+@pytest.mark.parametrize(
     ("body", "said"),
     [
         ({}, "expected a user, or features, context or history"),
         ({"user": "u0", "k": 0}, "greater than or equal to 1"),
         ({"user": "u0", "k": "many"}, "valid integer"),
+        ({"user": "u0", "k": True}, "valid integer"),
+        ({"user": "u0", "k": "5"}, "valid integer"),
+        ({"user": "u0", "exclude_seen": "no"}, "valid boolean"),
+        ({"user": "u0", "exclude_seen": 0}, "valid boolean"),
         ({"user": "u0", "k": 10}, "k: 10 items asked for, expected at most 9 (serve.max_k)"),
         ({"user": ["u0"]}, "valid string"),
         ({"user": True}, "valid string"),
