@@ -102,7 +102,7 @@ def data_of(data: str, *, quick: bool) -> DatasetFolder:
 
 def settings_of(recipe: Recipe, backbone: str, seed: int, *, quick: bool) -> Any:
     """The resolved configuration of a cell."""
-    overrides = [f"seed={seed}", *recipe.data, *recipe.ranking, f"ranking.model.backbone={backbone}"]
+    overrides = [f"seed={seed}", "ranking={}", *recipe.data, *recipe.ranking, f"ranking.model.backbone={backbone}"]
     overrides += recipe.backbones.get(backbone, ())
     if quick:
         overrides += QUICK

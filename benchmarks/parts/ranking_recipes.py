@@ -55,8 +55,8 @@ RECIPES = {
             "ranking.train.plateau=0.1",
             "ranking.gates.mode=value-dense",
             "ranking.gates.kappa=1",
-            "ranking.gates.search_epochs=8",
-            "ranking.gates.learning_rate=0.0015",
+            "ranking.gates.search_epochs=12",
+            "ranking.gates.learning_rate=0.0007",
         ),
         backbones={
             "lr": ("ranking.train.learning_rate=0.02", "ranking.train.epochs=25"),
@@ -82,7 +82,12 @@ RECIPES = {
                 "ranking.gates.learning_rate=0.0006",
             ),
         },
-        kappas={"all": (10.0,), "fm": (8.0, 12.0, 18.0), "ipnn": (8.0, 13.0, 20.0)},
+        kappas={
+            "deepfm": (20.0,),
+            "dcn_v2": (16.0, 22.0),
+            "fm": (8.0, 12.0, 14.0, 18.0),
+            "ipnn": (8.0, 13.0, 16.0, 20.0),
+        },
         published={"lr": 0.9356, "fm": 0.9671, "deepfm": 0.9842, "dcn_v2": 0.9845, "ipnn": 0.9841},
     ),
     "ml-100k": Recipe(
