@@ -34,6 +34,8 @@ SPARSE = 0.1
 ARMS: dict[str, Arm] = {
     "plain": Arm(),
     "plain + CFM": Arm(ssl=SslConfig()),
+    "plain + CFM, id ranked last": Arm(ssl=SslConfig(id_rank="last")),
+    "plain + CFM, id ranked last, without the seed": Arm(ssl=SslConfig(id_rank="last"), without_seed=True),
     "plain + RFM": Arm(ssl=SslConfig(method="rfm")),
     "plain + CFM, alpha 0.1": Arm(ssl=SslConfig(weight=0.1)),
     "plain + CFM, alpha 3": Arm(ssl=SslConfig(weight=3.0)),

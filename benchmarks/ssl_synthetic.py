@@ -27,7 +27,7 @@ from recsys.retrieval.log_q import LogQ
 from recsys.retrieval.optimiser import RowAdagrad
 from recsys.retrieval.sampler import UniformSampler
 from recsys.retrieval.spec import TowerSpec, TwoTowerSpec
-from recsys.retrieval.ssl import SelfSupervision, make_masks
+from recsys.retrieval.ssl import SelfSupervision, last_of, make_masks
 from recsys.retrieval.step import Catalogue, Trainer
 from recsys.retrieval.towers import TwoTower
 from recsys.retrieval.views import correlated_masks, correlated_sets
@@ -152,7 +152,7 @@ def self_supervised(arm: Arm, config: SslConfig, model: TwoTower, data: Data, se
     matrix = information(data)
     masks = make_masks(config, matrix, 0)
     if arm.without_seed:
-        masks = _masks_without_seed(matrix)
+        masks = _masks_without_seed(matrix, last_of(config, 0))
     features = {name: tf.constant(values) for name, values in data.features.items()}
     sampler = UniformSampler(ITEMS, config.batch_size or BATCH, seed)
 
@@ -162,8 +162,8 @@ def self_supervised(arm: Arm, config: SslConfig, model: TwoTower, data: Data, se
     return SelfSupervision(model.item_tower, config, masks, features, draw, seed)
 
 
-def _masks_without_seed(matrix: np.ndarray) -> Callable[[tf.Tensor], tf.Tensor]:
-    sets = correlated_sets(matrix, 0)
+def _masks_without_seed(matrix: np.ndarray, last: int | None) -> Callable[[tf.Tensor], tf.Tensor]:
+    sets = correlated_sets(matrix, last)
     np.fill_diagonal(sets, False)
     return lambda seed: correlated_masks(sets, seed)
 

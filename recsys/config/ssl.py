@@ -15,6 +15,10 @@ class SslConfig(Section):
     """What the two views hide. `cfm`: a random field and the half of the others that tell most about it, against the
     rest. `rfm`: a random half against the other half. `rfm_independent`: two random halves. `no_masking`: nothing, the
     views differ by value dropout alone. `spread_out`: nothing at all, the loss only pushes things apart (a control)."""
+    id_rank: Literal["by_information", "last"] = "by_information"
+    """Where `cfm` ranks the id among the fields that tell about another. It tells everything about every field, so by
+    information it is always hidden with the drawn field, and the other view has to tell the content from the id. `last`
+    leaves it to the other view where it can."""
     weight: float = Field(default=0.3, ge=0.0)
     """Factor on this loss beside the main one; 0 is the same as no self-supervision."""
     temperature: float | None = Field(default=None, gt=0.0, le=10.0)

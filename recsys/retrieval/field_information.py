@@ -6,7 +6,6 @@ import numpy as np
 
 from recsys.dataset_folder import DatasetFolder
 from recsys.errors import UserError
-from recsys.retrieval.views import correlated_sets
 from recsys.schema import Side
 
 
@@ -18,11 +17,10 @@ class FieldInformation:
     matrix: np.ndarray
     identity: int | None
 
-    def to_json(self, method: str) -> dict[str, object]:
-        """Fields, matrix and, for correlated masking, what is hidden with each field."""
+    def to_json(self, sets: np.ndarray | None = None) -> dict[str, object]:
+        """Fields, matrix and, where given, what is hidden with each field (`sets` `[fields, fields] bool`)."""
         report: dict[str, object] = {"fields": list(self.fields), "mutual_information": self.matrix.tolist()}
-        if method == "cfm":
-            sets = correlated_sets(self.matrix, self.identity)
+        if sets is not None:
             report["hidden_together"] = {
                 field: [other for other, hidden in zip(self.fields, row, strict=True) if hidden]
                 for field, row in zip(self.fields, sets, strict=True)

@@ -132,13 +132,18 @@ def visible_fields(tower: Tower, features: Mapping[str, object]) -> tuple[str, .
 
 
 def make_masks(config: SslConfig, information: np.ndarray, identity: int | None) -> Masks | None:
-    """The pairs of masks of a method, over the fields of `information` `[fields, fields]`."""
+    """The pairs of masks of a method, over the fields of `information` `[fields, fields]`; `identity` is the id's."""
     if config.method == "cfm":
-        sets = correlated_sets(information, identity)
+        sets = correlated_sets(information, last_of(config, identity))
         return lambda seed: correlated_masks(sets, seed)
     if config.method in ("rfm", "rfm_independent"):
         return lambda seed: random_masks(len(information), seed, complementary=config.method == "rfm")
     return None
+
+
+def last_of(config: SslConfig, identity: int | None) -> int | None:
+    """The field that comes last among the others' neighbours: the id, where the configuration wants it so."""
+    return identity if config.id_rank == "last" else None
 
 
 def self_supervisions(
@@ -183,4 +188,7 @@ def _self_supervision(
 
 def report(one: SelfSupervision, dataset: DatasetFolder) -> dict[str, object]:
     """What training.json says of a self-supervision: its fields, their mutual information, what is hidden together."""
-    return field_information(dataset, one.visible, Side(one.tower.spec.id_column)).to_json(one.config.method)
+    found = field_information(dataset, one.visible, Side(one.tower.spec.id_column))
+    if one.config.method != "cfm":
+        return found.to_json()
+    return found.to_json(correlated_sets(found.matrix, last_of(one.config, found.identity)))

@@ -10,17 +10,17 @@ from recsys._tensorflow import tf
 from recsys.schema import PADDING_ID
 
 
-def correlated_sets(information: np.ndarray, identity: int | None = None) -> np.ndarray:
+def correlated_sets(information: np.ndarray, last: int | None = None) -> np.ndarray:
     """Which fields are hidden together (F_m) with each seed field, `[fields, fields] bool`, row = seed.
 
     A row holds the seed and the floor(fields / 2) others with the most mutual information `[fields, fields]` with it;
-    of equals the first. The id (`identity` is its place) tells everything about every field, which says nothing about
-    how alike fields are, so it comes last in the others' rows. Its own row holds the fields that tell most about it.
+    of equals the first. `last` is the place of a field that comes last in the others' rows, whatever it tells (the id
+    tells everything about every field, which says nothing about how alike fields are).
     """
     fields = len(information)
     ranked = np.array(information, np.float64)
-    if identity is not None:
-        ranked[:, identity] = -np.inf
+    if last is not None:
+        ranked[:, last] = -np.inf
     np.fill_diagonal(ranked, np.inf)
     order = np.argsort(-ranked, axis=1, kind="stable")[:, : fields // 2 + 1]
     sets = np.zeros((fields, fields), bool)

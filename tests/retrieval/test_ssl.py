@@ -317,7 +317,7 @@ def test_the_job_trains_with_it_and_exports_without_masks(tiny_dataset: Path, tm
     report = json.loads((tmp_path / "model" / "training.json").read_text())["self_supervision"]["item"]
     assert report["fields"] == ["item", "colour", "tags", "price"]
     assert report["mutual_information"][0][1:] == [0.69, 0.35, 2.2]
-    assert report["hidden_together"]["colour"] == ["colour", "tags", "price"], "the id comes last"
+    assert report["hidden_together"]["colour"] == ["item", "colour", "tags"], "the id tells all about a colour"
     assert report["hidden_together"]["item"] == ["item", "colour", "price"], "the id with what says most of it"
     dataset = DatasetFolder.open(tiny_dataset)
     tower = load_tower(tmp_path / "model" / "item_tower")
@@ -334,3 +334,17 @@ def test_too_few_fields_are_a_user_error(tiny_dataset: Path, tmp_path: Path) -> 
     with pytest.raises(UserError, match=r"train\.query_ssl.*\['user', 'club'\]"):
         run(tiny_dataset, tmp_path, query_ssl={})
     assert not (tmp_path / "model").exists()
+
+
+def test_the_id_can_come_last_among_what_is_hidden_with_a_field() -> None:
+    """With four fields, three are hidden together: the id with every field, or with itself alone."""
+    information = np.array([[0.0, 3.0, 2.0, 1.0], [3.0, 3.0, 0.5, 0.4], [2.0, 0.5, 2.0, 0.3], [1.0, 0.4, 0.3, 1.0]])
+    seeds = [tf.constant([seed, 1]) for seed in range(40)]
+
+    def shares(rank: str) -> float:
+        masks = make_masks(SslConfig.model_validate({"id_rank": rank}), information, 0)
+        assert masks is not None
+        return float(np.mean([masks(seed).numpy()[0, 0] for seed in seeds]))
+
+    assert shares("by_information") == 1.0
+    assert 0.1 < shares("last") < 0.45
