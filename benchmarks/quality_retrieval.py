@@ -213,6 +213,11 @@ def write_evidence(
         "",
         "Checksums of the raw files and the figures are in figures.json, the resolved configuration of seed 1 in "
         "config.yaml (the other seeds differ in `seed`, `workdir` and in leaving the baselines out).",
+        *(
+            ["", f"Baselines: a run of their own with `{' '.join(BASELINES_APART[data])}`."]
+            if data in BASELINES_APART
+            else []
+        ),
         "",
         f"| seed | recall@{k} | NDCG@{k} | recall@{k}, new users | minutes |",
         "|---|---|---|---|---|",
