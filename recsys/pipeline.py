@@ -16,6 +16,7 @@ from recsys.artifacts import open_artifact, recover
 from recsys.config import Config
 from recsys.errors import UserError
 from recsys.evaluation import REPORT_FORMAT, REPORT_KIND
+from recsys.ranking import RANKER_FORMAT, RANKER_KIND
 from recsys.retrieval import MODEL_FORMAT, MODEL_KIND
 from recsys.workdir import Identity, Made, Make, locked, make_once, read_stamp
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from recsys.datasets.source import RawSource
 
 STAGES = ("ingest", "train", "index", "evaluate", "publish")
+RANK = "rank"
+"""The stage after training where the configuration has a ranker."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,11 @@ class Pipeline:
         return self.workdir / "model"
 
     @property
+    def ranker_path(self) -> Path:
+        """Where the ranking job puts the ranker."""
+        return self.workdir / "ranker"
+
+    @property
     def bundle_path(self) -> Path:
         """Where indexing puts the bundle."""
         return self.workdir / "bundle"
@@ -67,10 +75,16 @@ class Pipeline:
     def run(self, tell: Callable[[Made], None] = lambda made: None) -> list[Made]:
         """All stages; `tell` hears of each as it ends."""
         made = []
-        for stage in STAGES:
+        for stage in self.stages:
             made.append(getattr(self, stage)())
             tell(made[-1])
         return made
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages of this configuration in order."""
+        after = STAGES.index("train") + 1
+        return STAGES if self.config.ranking is None else (*STAGES[:after], RANK, *STAGES[after:])
 
     def source(self) -> "RawSource":
         """Open the raw data; the simulator writes its logs under the workdir first."""
@@ -130,8 +144,39 @@ class Pipeline:
             shutil.rmtree(checkpoints, ignore_errors=True)
             return made
 
+    def rank(self) -> Made:
+        """Data set (and retrieval model, where its score is read) to ranker; resumes as `train` does."""
+        ranking = self.config.ranking
+        if ranking is None:
+            raise UserError("ranking: the configuration has no such section, so there is no ranker to train.")
+        with locked(self.workdir):
+            dataset = self._dataset()
+            inputs = {
+                "dataset": dataset.artifact.artifact_id,
+                "ranking": self._settings("ranking"),
+                "seed": self.config.seed,
+            }
+            checkpoints = self.workdir / "checkpoints"
+
+            def make(key: str) -> None:
+                from recsys.ranking.job import rank
+
+                rank(
+                    dataset,
+                    ranking,
+                    self.config.seed,
+                    self.ranker_path,
+                    checkpoints=checkpoints / key[:16],
+                    logs=self.workdir / "logs",
+                    quiet=self.quiet,
+                )
+
+            made = self._make(RANK, inputs, self.ranker_path, _ranker_id, make)
+            shutil.rmtree(checkpoints, ignore_errors=True)
+            return made
+
     def index(self) -> Made:
-        """Data set and model to bundle."""
+        """Data set and model (and ranker) to bundle."""
         with locked(self.workdir):
             dataset = self._dataset()
             _needed(self.model_path, "model", "train")
@@ -148,11 +193,18 @@ class Pipeline:
                 "index": self._settings("index"),
                 "seed": self.config.seed,
             }
+            ranker = None
+            if self.config.ranking is not None:
+                _needed(self.ranker_path, "ranker", "train")
+                ranker = self.ranker_path
+                inputs["ranker"] = _ranker_id(ranker)
 
             def make(key: str) -> None:
                 from recsys.index.job import build_bundle
 
-                build_bundle(dataset, self.model_path, self.config.index, self.bundle_path, quiet=self.quiet)
+                build_bundle(
+                    dataset, self.model_path, self.config.index, self.bundle_path, ranker=ranker, quiet=self.quiet
+                )
 
             return self._make("index", inputs, self.bundle_path, _bundle_id, make)
 
@@ -268,6 +320,10 @@ def _dataset_id(path: Path) -> str:
 
 def _model_id(path: Path) -> str:
     return open_artifact(path, MODEL_KIND, MODEL_FORMAT).artifact_id
+
+
+def _ranker_id(path: Path) -> str:
+    return open_artifact(path, RANKER_KIND, RANKER_FORMAT).artifact_id
 
 
 def _bundle_id(path: Path) -> str:

@@ -63,8 +63,18 @@ def ingest(
 def train(
     config: ConfigPath, overrides: Overrides = None, as_json: AsJson = False, quiet: Quiet = False, force: Force = False
 ) -> None:
-    """Data set to model: train the two towers; run again after a kill, it goes on from its last checkpoint."""
-    _stage("train", config, overrides, as_json, quiet, force)
+    """Data set to model and, where configured, ranker; run again after a kill, it goes on from its last checkpoint."""
+    if read_config(config, overrides).ranking is None:
+        _stage("train", config, overrides, as_json, quiet, force)
+        return
+    pipeline = _pipeline(config, overrides, quiet or as_json, force)
+    both = [pipeline.train(), pipeline.rank()]
+    if as_json:
+        print_json({"stages": [made_as_json(made) for made in both]})
+        return
+    for made in both:
+        tell_made(made)
+    tell_next(command_line(NEXT["train"], config, overrides))
 
 
 def index(

@@ -16,6 +16,7 @@ from recsys.dataset_folder import DatasetFolder
 from recsys.errors import UserError
 from recsys.evaluation.inputs import query_columns, query_inputs
 from recsys.index.tuning import build_tuned, measure_latency
+from recsys.ranking import RANKER_FORMAT, RANKER_KIND
 from recsys.registry import BUNDLE_FORMAT, BUNDLE_KIND
 from recsys.retrieval import MODEL_FORMAT, MODEL_KIND
 from recsys.schema import ITEM, LABEL
@@ -24,15 +25,24 @@ from recsys.scoring.towers import load_tower
 
 
 def build_bundle(
-    dataset: DatasetFolder, model: Path, config: IndexConfig, output: Path, *, quiet: bool = False
+    dataset: DatasetFolder,
+    model: Path,
+    config: IndexConfig,
+    output: Path,
+    *,
+    ranker: Path | None = None,
+    quiet: bool = False,
 ) -> Artifact:
     """Index the model's item vectors and write the bundle folder (docs/contracts.md, 'Bundle folder').
 
-    The index's parameters are chosen by measured recall on the model's validation queries. Raises UserError where the
-    model is damaged or was trained on another data set.
+    The index's parameters are chosen by measured recall on the model's validation queries. A `ranker` folder comes
+    along. Raises UserError where the model or ranker is damaged or was trained on another data set.
     """
     trained = open_artifact(model, MODEL_KIND, MODEL_FORMAT)
     _belongs(trained, dataset)
+    second = None if ranker is None else open_artifact(ranker, RANKER_KIND, RANKER_FORMAT)
+    if second is not None:
+        _belongs(second, dataset)
     vectors = read_vectors(trained.path, len(dataset.items))
     ids = dataset.items[ITEM].to_numpy().astype(np.int64)
     queries, source = tuning_queries(dataset, trained.path, config.tuning_queries)
@@ -44,8 +54,12 @@ def build_bundle(
         "index": config.model_dump(mode="json"),
         "representation": _representation(trained.path),
     }
+    if second is not None:
+        payload["ranker"] = second.artifact_id
     with write_artifact(output, BUNDLE_KIND, BUNDLE_FORMAT, payload) as folder:
         link_tree(trained.path, folder / "model")
+        if second is not None:
+            link_tree(second.path, folder / "ranker")
         link_tree(dataset.path / "vocabulary", folder / "vocabulary")
         pq.write_table(dataset.items, folder / "items.parquet")
         pq.write_table(dataset.users, folder / "users.parquet")

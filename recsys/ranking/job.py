@@ -49,22 +49,19 @@ def rank(
     *,
     checkpoints: Path,
     logs: Path,
-    retrieval: str | None = None,
     quiet: bool = False,
 ) -> Artifact:
     """Train a ranker on labelled events and write its folder (docs/contracts.md, 'Ranker folder') to `output`.
 
     Without `gates` one training; with them a search for each kappa, training on what it kept, the choice, the
     controls. Killed at any moment and called again with the same `checkpoints` folder, it goes on and ends with the
-    same ranker. `retrieval` is the id of the retrieval model whose candidates it will order, for the record. Raises
-    UserError for settings that do not fit the data set.
+    same ranker. Raises UserError for settings that do not fit the data set.
     """
     tf.config.experimental.enable_op_determinism()
     settings = {
         "dataset": dataset.artifact.artifact_id,
         "ranking": config.model_dump(mode="json"),
         "seed": seed,
-        "retrieval": retrieval,
     }
     folder = CheckpointFolder(checkpoints, fingerprint(settings))
     with training_display(quiet) as display:

@@ -63,7 +63,7 @@ class Stages:
             (folder / "weights.txt").write_text(f"{seed}{train.model_dump_json()}")
         self.end("train")
 
-    def index(self, dataset: Any, model: Path, config: Any, output: Path, *, quiet: bool) -> None:
+    def index(self, dataset: Any, model: Path, config: Any, output: Path, *, ranker: Path | None, quiet: bool) -> None:
         self.note("index")
         with write_artifact(output, "bundle", 1, {"dataset": dataset.artifact.artifact_id}) as folder:
             shutil.copytree(model, folder / "model")
