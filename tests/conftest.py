@@ -4,8 +4,13 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.tiny_dataset import write_tiny_dataset
+
+# How long an example takes says how busy the machine is, not whether the code is right.
+settings.register_profile("without_deadline", deadline=None)
+settings.load_profile("without_deadline")
 
 ROOT = Path(__file__).resolve().parent.parent
 
