@@ -117,7 +117,7 @@ def cell_of(
     """A cell's result; the first seed tries the recipe's kappas, later ones take what it `chosen`."""
     recipe = RECIPES[data]
     config = settings_of(recipe, backbone, seed, quick=quick).ranking
-    kappas = tuple(chosen) or (recipe.kappas[backbone] if backbone in recipe.kappas else recipe.kappas["all"])
+    kappas = tuple(chosen) or recipe.kappas.get(backbone, recipe.kappas.get("all", ()))
     kappas = kappas[:1] if quick else kappas
     folder = RUNS / ("quick" if quick else "full") / data / backbone / f"seed-{seed}"
     key = fingerprint([RESULT_FORMAT, dataset.artifact.artifact_id, config.model_dump(mode="json"), kappas])
