@@ -1,6 +1,6 @@
 """Acceptance of self-supervision on synthetic data: every arm beside the figures of the paper's specification.
 
-Trains each arm with each seed (benchmarks/ssl_synthetic.py says on what) and checks items 1, 2, 3 and 10 of the
+Trains each arm with each seed (benchmarks/parts/ssl_synthetic.py says on what) and checks items 1, 2, 3 and 10 of the
 specification's section 8. Every cell is kept under runs/ssl-acceptance/, so a run that was stopped goes on.
 
     python benchmarks/ssl_acceptance.py [--seeds 3] [--quick] [--json FILE] [--evidence]
@@ -22,8 +22,8 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import ssl_synthetic as synthetic  # noqa: E402
-from benchmarks.ssl_synthetic import SLICES, Arm, make_data, recalls, train_arm  # noqa: E402
+from benchmarks.parts import ssl_synthetic as synthetic  # noqa: E402
+from benchmarks.parts.ssl_synthetic import SLICES, Arm, make_data, recalls, train_arm  # noqa: E402
 from recsys._tensorflow import keras  # noqa: E402
 from recsys.artifacts import fingerprint, write_atomic  # noqa: E402
 from recsys.config.ssl import SslConfig  # noqa: E402
@@ -212,7 +212,7 @@ def write_evidence(
         "",
         f"    python benchmarks/ssl_acceptance.py {' '.join(sys.argv[1:])}",
         "",
-        "Data and settings: benchmarks/ssl_synthetic.py; every cell and all constants: figures.json. NOTES.md says "
+        "Data and settings: benchmarks/parts/ssl_synthetic.py; every cell and all constants: figures.json. NOTES.md says "
         "where and why the figures differ from the specification's.",
         "",
         *(f"- {'holds' if holds else '**does not hold**'}: {text}" for text, holds in checks),

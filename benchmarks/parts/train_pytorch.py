@@ -1,6 +1,6 @@
 """A plain PyTorch loop over the same model, rows and loss; run by train_retrieval.py in its own environment.
 
-    python benchmarks/train_pytorch.py ARRAYS.npz STEPS BATCH [BATCH ...]
+    python benchmarks/parts/train_pytorch.py ARRAYS.npz STEPS BATCH [BATCH ...]
 
 Prints one JSON line: {"4096": {"examples_per_second": ..., "loss": first batch's loss, "milliseconds": [...]}, ...}.
 Rows are taken by indexing tensors (no per-row loader), and embedding gradients are sparse: PyTorch at its best.
