@@ -146,7 +146,7 @@ def summarise(
     )
     for heading in ("model", "AUC", "published", "OptFS", "frequent", "kept", "log loss"):
         table.add_column(heading, justify="left" if heading == "model" else "right")
-    figures: dict[str, float] = {"minutes": sum(one["seconds"] for cells in results.values() for one in cells) / 60}
+    figures: dict[str, float] = {}
     for backbone, cells in results.items():
         columns = {
             "auc": [one["plain"]["auc"] for one in cells],
@@ -207,7 +207,8 @@ def write_evidence(data: str, results: dict[str, list[dict[str, Any]]], document
         f"    python benchmarks/quality_ranking.py {' '.join(sys.argv[1:])}",
         "",
         "Checksums of the raw files, every cell and every set of values tried are in figures.json, the resolved "
-        "configuration of each backbone in config.yaml. How the settings were found: tuning.md.",
+        "configuration of each backbone in config.yaml. How the settings were found: tuning.md. Seconds are of the "
+        "last run of a cell: phases that an earlier run had ended are read back, not trained again.",
         "",
         "| model | seed | AUC | log loss | OptFS AUC | log loss | kept | frequent, AUC | kappa | epochs | seconds |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
