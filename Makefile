@@ -4,7 +4,7 @@ EXTRA ?= cpu
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help venv venv-peers demo test lint lock flink clean
+.PHONY: help venv venv-peers demo test acceptance lint lock flink clean
 
 help:  ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -32,6 +32,13 @@ test: venv  ## Lint, types and all tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+acceptance: venv  ## The runs behind docs/evidence (hours, real data needed); each goes on where it was stopped
+	$(foreach data,ml-100k globo-news gowalla,$(BIN)/python benchmarks/quality_retrieval.py --data $(data) --evidence &&) true
+	$(BIN)/python benchmarks/ssl_acceptance.py --evidence
+	$(foreach data,ml-100k simulator,$(BIN)/python benchmarks/ssl_ablation.py --data $(data) --evidence &&) true
+	$(BIN)/python benchmarks/optfs_planted_noise.py --evidence
+	$(BIN)/python benchmarks/quality_ranking.py --data frappe --evidence
 
 lint: venv  ## Mend what can be mended and report the rest
 	$(BIN)/ruff check --fix .

@@ -212,8 +212,8 @@ def write_evidence(
         "",
         f"    python benchmarks/ssl_acceptance.py {' '.join(sys.argv[1:])}",
         "",
-        "Data and settings: benchmarks/parts/ssl_synthetic.py; every cell and all constants: figures.json. NOTES.md says "
-        "where and why the figures differ from the specification's.",
+        "Data and settings: benchmarks/parts/ssl_synthetic.py; every cell and all constants: figures.json. NOTES.md "
+        "says where and why the figures differ from the specification's.",
         "",
         *(f"- {'holds' if holds else '**does not hold**'}: {text}" for text, holds in checks),
         "",
