@@ -88,7 +88,7 @@ def load_ranker(folder: Path) -> Ranker:
         raise UserError(f"{folder}: the ranker has no output '{min(missing)}'; train it again.")
     return Ranker(
         folder=folder,
-        inputs={name: np.dtype(spec.dtype.as_numpy_dtype) for name, spec in specs.items()},
+        inputs={name: np.dtype(spec.dtype.as_numpy_dtype) for name, spec in sorted(specs.items())},
         _ranks={name: int(spec.shape.rank) for name, spec in specs.items()},
         _function=function,
         _module=module,

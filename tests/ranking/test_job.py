@@ -98,7 +98,7 @@ def test_exported_probabilities_are_calibrated(ranked, planted):
     assert {name: len(values) for name, values in scores.activations.items()} == dict.fromkeys(
         ("encoded", "first_hidden", "last_hidden"), 200
     )
-    with pytest.raises(UserError, match="reads the column 'informative"):
+    with pytest.raises(UserError, match="reads the column 'informative_0'"):
         ranker.score({})
 
 
