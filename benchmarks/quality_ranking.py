@@ -93,11 +93,11 @@ def data_of(data: str, *, quick: bool) -> DatasetFolder:
     workdir = RUNS / ("quick" if quick else "full") / data
     overrides = (f"workdir={workdir}", *recipe.data, *(recipe.quick_data if quick else ()))
     pipeline = Pipeline(load_config(ROOT / "configs" / recipe.config, overrides), quiet=True)
-    made = pipeline.ingest()
+    pipeline.ingest()
     dataset = DatasetFolder.open(pipeline.dataset_path)
     if data not in PLANT_IN:
         return dataset
-    return plant(dataset, workdir / f"planted-{made.artifact_id[:12]}", seed=1)
+    return plant(dataset, workdir / f"planted-{dataset.artifact.artifact_id[:12]}", seed=1)
 
 
 def settings_of(recipe: Recipe, backbone: str, seed: int, *, quick: bool) -> Any:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 BACKBONES = ("lr", "fm", "deepfm", "dcn_v2", "ipnn")
-PLANT_IN = ("ml-100k", "globo-news")
+PLANT_IN = ("ml-100k",)
 """Data sets that get a meaningless copy of their item ids as one more field."""
 
 
