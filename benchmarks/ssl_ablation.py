@@ -98,7 +98,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", choices=tuple(CONFIGS), default="ml-100k")
     parser.add_argument("--seeds", type=int, default=3, help="seeds 1 to N (default 3)")
-    parser.add_argument("--tune", action="store_true", help="show the validation figures of every strength, mean over the seeds, and stop")
+    parser.add_argument("--tune", action="store_true", help="show every strength on validation and stop")
     parser.add_argument("--quick", action="store_true", help="two arms, one seed, one epoch: shows that it runs")
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--evidence", action="store_true", help="write docs/evidence/ssl-<data>/")
