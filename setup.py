@@ -13,7 +13,7 @@ RUNTIME = [
     "numpy>=2",
     "pyarrow>=20",
     "scipy",
-    "pydantic>=2.7",
+    "pydantic>=2.12",
     "pyyaml",
     "typer",
     "rich",

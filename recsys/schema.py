@@ -41,6 +41,7 @@ class Kind(StrEnum):
     NUMERIC = "numeric"  # float32, NaN where missing
     SEQUENCE = "sequence"  # list<int32> ids, oldest first: what a user did before the event
     POINT_IN_TIME = "point_in_time"  # value of an item as it was at the event's time, less the lag
+    OUTCOME = "outcome"  # float32 known only after the event, NaN where unknown: a label or weight, never an input
 
 
 class Statistic(StrEnum):
@@ -86,6 +87,8 @@ class Field(BaseModel):
                 raise ValueError(f"point-in-time field '{self.name}' counts clicks and needs 'window_ms'")
             if self.statistic is Statistic.CLUSTER and not self.clusters:
                 raise ValueError(f"point-in-time field '{self.name}' needs 'clusters', how many there are")
+        if self.kind is Kind.OUTCOME and self.side is not Side.CONTEXT:
+            raise ValueError(f"field '{self.name}' is the outcome of an event: it needs 'side: context'")
         return self
 
     @property
@@ -94,6 +97,11 @@ class Field(BaseModel):
         if self.vocabulary:
             return self.vocabulary
         return self.of if self.kind is Kind.SEQUENCE and self.of else self.name
+
+    @property
+    def is_input(self) -> bool:
+        """Whether models may read it: it is known when scores are asked for."""
+        return self.kind is not Kind.OUTCOME
 
     @property
     def is_id(self) -> bool:

@@ -21,7 +21,7 @@ Paths = Annotated[
 ]
 """Files and globs; one alone may stand without brackets."""
 
-_READ_KINDS = (Kind.CATEGORICAL, Kind.MULTI_VALUED, Kind.NUMERIC)
+_READ_KINDS = (Kind.CATEGORICAL, Kind.MULTI_VALUED, Kind.NUMERIC, Kind.OUTCOME)
 
 
 class _Source(Section):

@@ -9,6 +9,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveIn
 from recsys.config.base import Section
 
 Share = Annotated[float, pydantic.Field(ge=0, le=1)]
+_CONVERSION_RATE = 0.2
 
 
 class Drift(Section):
@@ -62,6 +63,9 @@ class SimulatorData(Section):
     such that shown items are clicked with mean probability `click_rate` at position 1. Position p is examined with
     probability p^-`position_bias`. A click is reported after a log-normal delay, the next click of the same list after
     a further one of at least `gap_floor_s`.
+
+    Conversions, where `conversions`: a click is followed by one with a probability that falls with the price, more so
+    for the thrifty, and rises with the affinity, around a constant such that the clicks' mean is `conversion_rate`.
     """
 
     users: PositiveInt = 20_000
@@ -110,6 +114,10 @@ class SimulatorData(Section):
     position_bias: NonNegativeFloat = 0.6
     delay_median_s: PositiveFloat = 20.0
     delay_sigma: NonNegativeFloat = 1.5
+    conversions: bool = pydantic.Field(default=False, exclude_if=lambda on: not on)
+    conversion_rate: Annotated[float, pydantic.Field(gt=0, lt=1, exclude_if=lambda rate: rate == _CONVERSION_RATE)] = (
+        _CONVERSION_RATE
+    )
     drift: tuple[Drift, ...] = (
         Drift(kind="seasonal", along="category", value=0, period_days=7.0, strength=0.8),
         Drift(kind="abrupt", along="category", value=1, day=7.0, strength=1.2),

@@ -5,7 +5,7 @@ from typing import Protocol
 from recsys.errors import UserError
 from recsys.schema import Field, Kind, Side
 
-READ_KINDS = (Kind.CATEGORICAL, Kind.MULTI_VALUED, Kind.NUMERIC)
+READ_KINDS = (Kind.CATEGORICAL, Kind.MULTI_VALUED, Kind.NUMERIC, Kind.OUTCOME)
 """Kinds that stand in the raw tables; the others are computed from the events."""
 
 

@@ -21,7 +21,7 @@ SPLIT = "split"
 AFTER_END = "at or after ingest.split.end"
 TITLE = "title"
 AVAILABLE_FROM = "available_from"
-RAW_KINDS = (Kind.CATEGORICAL, Kind.MULTI_VALUED, Kind.NUMERIC)
+RAW_KINDS = (Kind.CATEGORICAL, Kind.MULTI_VALUED, Kind.NUMERIC, Kind.OUTCOME)
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def validate_entities(
 
 def field_values(field: Field, values: pa.Array, rejections: Rejections) -> pa.Array:
     """One field's values: dictionary of text, list<string> without repeats kept in order, or float32 with NaN."""
-    if field.kind is Kind.NUMERIC:
+    if field.kind in (Kind.NUMERIC, Kind.OUTCOME):
         numbers, bad = parse_numeric(values)
         rejections.mark(bad, f"{field.name} is not a number")
         return numbers

@@ -39,7 +39,7 @@ def event_schema(schema: Schema) -> pa.Schema:
     if schema.has_value:
         columns.append((VALUE, pa.float32()))
     columns += [(f.name, kinds[f.kind]) for f in schema.of(Side.CONTEXT, Kind.CATEGORICAL, Kind.MULTI_VALUED)]
-    columns += [(f.name, pa.float32()) for f in schema.of(Side.CONTEXT, Kind.NUMERIC)]
+    columns += [(f.name, pa.float32()) for f in schema.of(Side.CONTEXT, Kind.NUMERIC, Kind.OUTCOME)]
     columns += [(f.name, kinds[f.kind]) for f in schema.fields if f.kind is Kind.SEQUENCE]
     numbers = {f.name for f in event_numbers(schema)}
     measured = [f for f in schema.fields if f.kind is Kind.POINT_IN_TIME]

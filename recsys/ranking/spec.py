@@ -127,11 +127,16 @@ def ranker_spec(dataset: DatasetFolder, config: RankerConfig, counts: Mapping[st
     Raises UserError where the configuration names a field that the data set lacks.
     """
     schema = dataset.schema
-    known = {USER: None, ITEM: None} | {field.name: field for field in schema.fields}
+    known = {USER: None, ITEM: None} | {field.name: field for field in schema.fields if field.is_input}
     names = config.features if config.features is not None else tuple(known)
     for name in (*names, *config.numeric.fields):
+        where = "features" if name in names else "numeric.fields"
+        if any(field.name == name and not field.is_input for field in schema.fields):
+            raise UserError(
+                f"ranking.model.{where}: '{name}' is an outcome, known only after the event: a model that reads it "
+                "would be told the answer. Leave it out; it can be the label of a task or a weight."
+            )
         if name not in known:
-            where = "features" if name in names else "numeric.fields"
             raise UserError(
                 f"ranking.model.{where}: the data set has no field '{name}'; it has {sorted(known)} ('user' and 'item' "
                 "are the ids)."

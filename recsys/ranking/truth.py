@@ -13,35 +13,35 @@ from recsys.errors import UserError
 from recsys.ranking.metrics import DEFAULT_BINS, auc, calibration_bins, log_loss, row_log_losses
 from recsys.schema import ITEM, TIME, USER
 
-TRUTHS = ("probability", "relevance", "examination")
-
 
 def true_probabilities(dataset: DatasetFolder, split: str, simulation: Path) -> dict[str, np.ndarray]:
     """What the simulator knows of each event of a split, `[n] float64` in the order of its rows.
 
-    `probability` = `examination` (by position) * `relevance`. `simulation` is the folder that the simulator
-    wrote (`raw` in the workdir). Raises UserError where an event of the data set is not one of its impressions.
+    `probability` = `examination` (by position) * `relevance`; of a shop with conversions also `conversion`, the chance
+    that a click is followed by one. `simulation` is the folder that the simulator wrote (`raw` in the workdir).
+    Raises UserError where an event of the data set is not one of its impressions.
     """
     files = sorted((simulation / "impressions").glob("*.parquet"))
     if not files:
         raise UserError(f"{simulation}: no impressions here; expected the folder that the simulator wrote.")
-    parts = []
+    parts, names = [], list[str]()
     for file in files:
         shown = pq.read_table(file, columns=[USER, ITEM, TIME])
-        truth = pq.read_table(simulation / "truth" / file.name, columns=list(TRUTHS))
-        parts.append(pa.table([*shown.columns, *truth.columns], names=[USER, ITEM, TIME, *TRUTHS]))
+        truth = pq.read_table(simulation / "truth" / file.name)
+        names = truth.column_names
+        parts.append(pa.table([*shown.columns, *truth.columns], names=[USER, ITEM, TIME, *names]))
     told = pa.concat_tables(parts)
     for name in (USER, ITEM):
         ids = dataset.vocabulary(name).encode(pc.cast(told[name].combine_chunks(), pa.string()))
         told = told.set_column(told.column_names.index(name), name, pa.array(ids, pa.int32()))
     # An impression that stands there twice (the same millisecond) was ingested once, the first of them.
-    told = told.group_by([USER, ITEM, TIME], use_threads=False).aggregate([(name, "first") for name in TRUTHS])
+    told = told.group_by([USER, ITEM, TIME], use_threads=False).aggregate([(name, "first") for name in names])
     events = dataset.events(split, (USER, ITEM, TIME))
     events = events.append_column("row", pa.array(np.arange(len(events))))
     joined = events.join(told, [USER, ITEM, TIME]).sort_by("row")
-    found = {name: joined[f"{name}_first"] for name in TRUTHS}
-    if found[TRUTHS[0]].null_count:
-        row = int(np.flatnonzero(found[TRUTHS[0]].is_null().to_numpy())[0])
+    found = {name: joined[f"{name}_first"] for name in names}
+    if found[names[0]].null_count:
+        row = int(np.flatnonzero(found[names[0]].is_null().to_numpy())[0])
         raise UserError(
             f"{dataset.path}: row {row} of the {split} events is none of the impressions in {simulation}; expected a "
             "data set of data.events: impressions, made from these logs."

@@ -45,7 +45,7 @@ def two_tower_spec(dataset: DatasetFolder, config: ModelConfig, counts: Mapping[
     Raises UserError where the configuration names a field that the tower cannot read.
     """
     schema = dataset.schema
-    query_fields = (*schema.of(Side.USER), *schema.of(Side.CONTEXT))
+    query_fields = (*schema.of(Side.USER), *(field for field in schema.of(Side.CONTEXT) if field.is_input))
     query = _tower("query", USER, config.user_id, query_fields, config.query, dataset)
     if not config.history.share_item_table:
         query = replace(query, inputs=tuple(_own_table(inputs) for inputs in query.inputs))

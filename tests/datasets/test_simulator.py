@@ -16,7 +16,7 @@ from recsys.datasets.simulator.exposure import Shelf, repeats
 from recsys.datasets.simulator.tables import start_ms
 from recsys.datasets.simulator.traffic import DAY_MS, DEVICES
 from recsys.datasets.simulator.write import write_simulation
-from tests.datasets.conftest import SHOP, Shop
+from tests.datasets.conftest import SHOP, Shop, read_shop
 from tests.datasets.reading import read_all, source_of
 
 SMALL = {"users": 50, "items": 60, "new_items_per_day": 5, "days": 2, "impressions": 3000}
@@ -205,3 +205,55 @@ def test_as_a_source_it_is_written_once(tmp_path):
     source_of(data | {"taste": 0.5}, tmp_path, seed=2)
     times.append(manifest.stat().st_mtime_ns)
     assert all(before < after for before, after in pairwise(times)), "a change or damage must write it again"
+
+
+def test_conversions_follow_their_true_probability(tmp_path):
+    """Known for clicks alone, as often as the truth says, cheaper for the thrifty; all other columns as without."""
+    size = {"users": 400, "items": 100, "new_items_per_day": 5, "days": 3, "impressions": 80_000}
+    shops = []
+    for on in (False, True):
+        config = SimulatorData(**size, click_rate=0.3, conversions=on)
+        write_simulation(config, 3, tmp_path / str(on), quiet=True)
+        shops.append(read_shop(tmp_path / str(on), config))
+    off, on = shops
+    assert set(on.log) - set(off.log) == {"conversion"}
+    assert "conversions" not in off.manifest["settings"] and on.manifest["settings"]["conversions"]
+    for name in ("item", "label", "feedback_time", "probability"):
+        np.testing.assert_array_equal(on.log[name], off.log[name])
+    table = pq.read_table(tmp_path / "True" / "impressions")["conversion"].to_numpy()
+    clicked = on.log["label"] == 1
+    assert np.isnan(table[~clicked]).all() and set(table[clicked]) == {0.0, 1.0}
+    assert np.isfinite(pq.read_table(tmp_path / "True" / "clicks")["conversion"].to_numpy()).all()
+    chance = pq.read_table(tmp_path / "True" / "truth" / "impressions-00000.parquet")["conversion"].to_numpy()
+    assert chance[clicked].mean(dtype=np.float64) == pytest.approx(0.2, rel=0.03)
+    tenth = np.argsort(np.argsort(chance[clicked])) * 10 // clicked.sum()
+    for value in range(10):
+        p = chance[clicked][tenth == value].astype(np.float64)
+        error = math.sqrt((p * (1 - p)).sum()) / len(p)
+        assert abs(table[clicked][tenth == value].mean() - p.mean()) < 4 * error, value
+
+
+def test_conversion_odds_against_plain_python(tmp_path):
+    config = SimulatorData(**SMALL, conversions=True)
+    write_simulation(config, 3, tmp_path / "raw", quiet=True)
+    shop = read_shop(tmp_path / "raw", config)
+    chance = pq.read_table(tmp_path / "raw" / "truth" / "impressions-00000.parquet")["conversion"].to_numpy()
+    users, items = shop.user_truth.to_pylist(), shop.item_truth.to_pylist()
+    affinities = np.array([user["vector"] for user in users]) @ np.array([item["vector"] for item in items]).T
+    affinities = (affinities - affinities.mean()) / affinities.std()
+    prices = np.log(shop.items["price"].to_numpy())
+    rests = []
+    for row in range(0, len(chance), 31):
+        user, item = shop.log["user"][row], shop.log["item"][row]
+        price = (prices[item] - prices.mean()) / prices.std()
+        odds = 0.6 * affinities[user, item] - price * (0.8 + 0.6 * users[user]["thrift"])
+        rests.append(math.log(chance[row] / (1 - chance[row])) - odds)
+    assert np.std(rests) < 1e-4
+
+
+def test_a_conversion_is_an_outcome_and_no_input(tmp_path):
+    source = source_of({"source": "simulator", "events": "impressions", "conversions": True, **SMALL}, tmp_path)
+    field = source.schema.field("conversion")
+    assert (field.kind, field.side, field.is_input) == ("outcome", "context", False)
+    table, _, _ = read_all(source.events)
+    assert table["conversion"].null_count == (len(table) - sum(table["label"].to_pylist()))

@@ -28,6 +28,8 @@ def standard_fields(config: SimulatorSource) -> tuple[Field, ...]:
     ]
     if config.events == "impressions":
         fields.append(Field(name="position", side=Side.CONTEXT, kind=Kind.CATEGORICAL))
+    if config.conversions:
+        fields.append(Field(name="conversion", side=Side.CONTEXT, kind=Kind.OUTCOME))
     for side, names in noise_fields(config).items():
         fields += [Field(name=name, side=Side(side), kind=Kind.CATEGORICAL) for name in names]
     return tuple(fields)

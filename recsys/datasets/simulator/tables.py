@@ -56,6 +56,8 @@ def impression_table(
         "label": pa.array(shown.label),
         "feedback_time": pa.array(time + shown.delay, mask=shown.label == 0),
     }
+    if shown.converted is not None:
+        columns["conversion"] = pa.array(shown.converted.astype(np.int8), mask=shown.label == 0)
     return pa.table(columns | {name: values.take(at) for name, values in by_request.items()})
 
 
@@ -67,12 +69,14 @@ def click_table(impressions: pa.Table) -> pa.Table:
 
 
 def truth_table(shown: Impressions) -> pa.Table:
-    """Row by row beside the impressions: the click probability and its factors."""
+    """Row by row beside the impressions: the click probability and its factors, and P(conversion | click)."""
     columns = {
         "probability": shown.examination * shown.relevance,
         "relevance": shown.relevance,
         "examination": shown.examination,
     }
+    if shown.conversion_chance is not None:
+        columns["conversion"] = shown.conversion_chance
     return pa.table({name: pa.array(values) for name, values in columns.items()})
 
 

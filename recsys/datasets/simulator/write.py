@@ -11,7 +11,15 @@ import pyarrow.parquet as pq
 from recsys.artifacts import Artifact, open_artifact, write_artifact
 from recsys.config.simulator import SimulatorData
 from recsys.datasets.simulator.catalogue import make_catalogue
-from recsys.datasets.simulator.clicks import ClickModel, Impressions, calibrate, make_impressions
+from recsys.datasets.simulator.clicks import (
+    ClickModel,
+    Impressions,
+    calibrate,
+    examination,
+    make_impressions,
+    sigmoid,
+)
+from recsys.datasets.simulator.conversions import conversion_odds, with_conversions
 from recsys.datasets.simulator.exposure import NONE, make_lists
 from recsys.datasets.simulator.people import make_people
 from recsys.datasets.simulator.streams import stream
@@ -63,7 +71,7 @@ def write_simulation(config: SimulatorData, seed: int, path: Path, *, quiet: boo
         pq.write_table(item_truth(catalogue), folder / "truth" / "items.parquet")
         pq.write_table(user_truth(people), folder / "truth" / "users.parquet")
         requests = make_requests(config, people, seed)
-        model = _calibrated(ClickModel(config, catalogue, people), requests, seed)
+        model, conversions = _calibrated(ClickModel(config, catalogue, people), requests, seed)
 
         step = max(1, _FILE_ROWS // config.list_length)
         starts = range(0, len(requests), step)
@@ -72,6 +80,8 @@ def write_simulation(config: SimulatorData, seed: int, path: Path, *, quiet: boo
             first = starts[number]
             part = requests.take(slice(first, first + step))
             shown = _shown(model, part, seed, number)
+            if conversions is not None:
+                shown = with_conversions(model, conversions, part, shown, stream(seed, "conversions", number))
             noise = [
                 stream(seed, f"context noise {field}", number).integers(0, config.noise_values, len(part))
                 for field in range(config.noise_context_fields)
@@ -103,13 +113,23 @@ def _shown(model: ClickModel, requests: Requests, seed: int, number: int) -> Imp
     return make_impressions(model, requests, lists, stream(seed, "clicks", number))
 
 
-def _calibrated(model: ClickModel, requests: Requests, seed: int) -> ClickModel:
-    """The model with the constant that gives shown items the wanted click rate, found on a sample of all days."""
+def _calibrated(model: ClickModel, requests: Requests, seed: int) -> tuple[ClickModel, float | None]:
+    """The model with the constant that gives shown items the wanted click rate, found on a sample of all days.
+
+    Beside it the constant of the conversions, None where there are none.
+    """
     sample = requests.take(np.unique(np.linspace(0, len(requests) - 1, _SAMPLE_REQUESTS).astype(np.int64)))
     lists = make_lists(model.config, model.catalogue, sample, stream(seed, "sample"))
     request, place = np.nonzero(lists != NONE)
-    constant = calibrate(model.log_odds(sample, request, lists[request, place]), model.config.click_rate)
-    return ClickModel(model.config, model.catalogue, model.people, constant)
+    item = lists[request, place]
+    odds = model.log_odds(sample, request, item)
+    constant = calibrate(odds, model.config.click_rate)
+    conversions = None
+    if model.config.conversions:
+        clicked = examination(model.config)[place] * sigmoid(odds + constant)
+        later = conversion_odds(model, sample, request, item)
+        conversions = calibrate(later, model.config.conversion_rate, clicked)
+    return ClickModel(model.config, model.catalogue, model.people, constant), conversions
 
 
 def _with_progress(done: Iterator[tuple[int, int]], total: int, quiet: bool) -> Iterator[tuple[int, int]]:
