@@ -10,15 +10,12 @@ arm. Cells are kept under runs/ssl-ablation/, so a run that was stopped goes on.
 import argparse
 import json
 import os
-import shutil
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 from rich.console import Console
 from rich.table import Table
@@ -26,20 +23,11 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from recsys.artifacts import fingerprint, write_atomic  # noqa: E402
+from benchmarks.parts.retrieval_cells import CUT_OFFS, SLICES, Cell, CellBench, mean, spread, values  # noqa: E402
+from recsys.artifacts import write_atomic  # noqa: E402
 from recsys.config import Config, load_config  # noqa: E402
-from recsys.config.evaluate import EvaluateConfig  # noqa: E402
-from recsys.config.model import ModelConfig  # noqa: E402
-from recsys.config.train import TrainConfig  # noqa: E402
 from recsys.dataset_folder import DatasetFolder  # noqa: E402
-from recsys.evaluation.measure import Yardstick, measure  # noqa: E402
-from recsys.evaluation.queries import lag_of, make_queries, protocol_of  # noqa: E402
-from recsys.evaluation.recommend import Catalogue, recommend  # noqa: E402
-from recsys.evaluation.slices import popularity_classes, slice_targets  # noqa: E402
-from recsys.evaluation.two_tower import two_tower  # noqa: E402
 from recsys.pipeline import Pipeline  # noqa: E402
-from recsys.retrieval.job import train  # noqa: E402
-from recsys.scoring.towers import load_tower  # noqa: E402
 
 CONFIGS = {"ml-100k": "ml-100k", "simulator": "simulated-tail"}
 OVERRIDES: dict[str, tuple[str, ...]] = {
@@ -49,8 +37,6 @@ OVERRIDES: dict[str, tuple[str, ...]] = {
     ),
     "simulator": (),
 }
-SLICES = {"overall": "all", "head": "head", "tail": "tail", "new_items": "unseen"}
-CUT_OFFS = (10, 50)
 HEAD_LOSS = 0.01
 """What the best arm may lose on head recall@50, relative to no self-supervision."""
 
@@ -87,10 +73,6 @@ class Arm:
         if self.method == "FD":
             return frequencies, f"model.item.feature_dropout={self.strength}"
         return frequencies, f"train.ssl={{method: {METHODS[self.method]}, weight: {self.strength}}}"
-
-
-Cell = dict[str, dict[str, dict[str, float]]]
-"""`cell[split][slice]["recall@50"]`."""
 
 
 def main() -> None:
@@ -154,68 +136,8 @@ class Bench:
     def cell(self, arm: Arm, seed: int) -> Cell:
         """Figures of one arm with one seed on validation and test, from the file where it was run before."""
         config = self.config(arm.overrides())
-        model, settings = config.model, config.train
-        key = fingerprint(
-            {
-                "dataset": self.dataset.artifact.artifact_id,
-                "model": model.model_dump(mode="json"),
-                "train": settings.model_dump(mode="json"),
-                "seed": seed,
-            }
-        )[:20]
-        file = self.folder / "cells" / f"{key}.json"
-        if file.is_file():
-            return json.loads(file.read_text())
-        started = time.monotonic()
-        found = self._train(model, settings, seed, self.folder / key)
-        write_atomic(file, json.dumps(found).encode())
-        shutil.rmtree(self.folder / key)
-        seconds = time.monotonic() - started
-        value = found["validation"]["all"]["recall@50"]
-        self.console.print(f"[dim]seed {seed}, {arm.name}: {value:.4f}, {seconds:.0f} s[/dim]", highlight=False)
-        return found
-
-    def _train(self, model: ModelConfig, settings: TrainConfig, seed: int, folder: Path) -> Cell:
-        trained = folder / "model"
-        train(
-            self.dataset,
-            model,
-            settings,
-            seed,
-            trained,
-            checkpoints=folder / "checkpoints",
-            logs=folder / "logs",
-            quiet=True,
-        )
-        return {split: self._measure(trained, split) for split in ("validation", "test")}
-
-    def _measure(self, trained: Path, split: str) -> dict[str, dict[str, float]]:
-        """Recall by slice, by the evaluation stage's own functions."""
-        config = EvaluateConfig(split=split, ks=CUT_OFFS, main_k=max(CUT_OFFS))
-        lag = lag_of(self.dataset)
-        queries = make_queries(self.dataset, config, split, lag_ms=lag)
-        counts = self.dataset.items["count"].to_numpy()
-        everything = protocol_of(self.dataset, config)[2] == "all"
-        available = None if everything else self.dataset.items["available_from"].to_numpy() + lag
-        towers = [load_tower(trained / f"{name}_tower") for name in ("query", "item")]
-        model = two_tower(self.dataset, *towers, queries, np.load(trained / "vectors.npy"))
-        classes = popularity_classes(counts, config.head_share, config.tail_share)
-        slices = slice_targets(queries, self.dataset.users["count"].to_numpy(), classes)
-        yardstick = Yardstick(slices, counts, classes, CUT_OFFS, None, config.confidence)
-        found = recommend(model, queries, Catalogue(counts, available), max(CUT_OFFS))
-        figures = measure(found, yardstick).figures["slices"]
-        return {
-            shown: {
-                "queries": figures[name]["queries"],
-                **{f"recall@{k}": figures[name].get(f"recall@{k}", {"value": float("nan")})["value"] for k in CUT_OFFS},
-            }
-            for name, shown in SLICES.items()
-        }
-
-
-def mean(cells: Sequence[Cell], split: str, part: str, k: int = 50) -> float:
-    """Mean over seeds."""
-    return float(np.mean([cell[split][part][f"recall@{k}"] for cell in cells]))
+        bench = CellBench(self.dataset, self.folder, self.console)
+        return bench.cell(arm.name, config.model, config.train, seed)
 
 
 def best_arm(results: Mapping[Arm, Sequence[Cell]]) -> Arm | None:
@@ -253,9 +175,7 @@ def table(data: str, results: Mapping[Arm, Sequence[Cell]]) -> Table:
         row = []
         for k in CUT_OFFS:
             for part in SLICES.values():
-                values = np.array([cell["test"][part][f"recall@{k}"] for cell in cells])
-                spread = f" ± {values.std(ddof=1):.4f}" if len(values) > 1 else ""
-                row.append(f"{values.mean():.4f}{spread}")
+                row.append(spread(values(cells, "test", part, k)))
         shown.add_row(arm.name, *row)
     return shown
 
@@ -269,8 +189,7 @@ def tuning_table(bench: Bench, seeds: Sequence[int]) -> Table:
     for arm in arms:
         cells = [bench.cell(arm, seed) for seed in seeds]
         found = {part: mean(cells, "validation", part) for part in SLICES.values()}
-        values = (*found.values(), found["tail"] + found["unseen"])
-        shown.add_row(arm.name, *(f"{value:.4f}" for value in values))
+        shown.add_row(arm.name, *(f"{value:.4f}" for value in (*found.values(), found["tail"] + found["unseen"])))
     return shown
 
 
@@ -291,8 +210,8 @@ def write_evidence(bench: Bench, results: Mapping[Arm, Sequence[Cell]], document
     ]
     for arm, cells in results.items():
         for seed, cell in enumerate(cells, start=1):
-            values = " | ".join(f"{cell['test'][part][f'recall@{k}']:.4f}" for part, k in keys)
-            lines.append(f"| {arm.name} | {seed} | {values} |")
+            row = " | ".join(f"{cell['test'][part][f'recall@{k}']:.4f}" for part, k in keys)
+            lines.append(f"| {arm.name} | {seed} | {row} |")
     lines += ["", "What was printed:", "", "```", console.export_text().rstrip(), "```", ""]
     resolved: dict[str, Any] = bench.config(Arm(BASE, True).overrides()).model_dump(mode="json")
     write_atomic(folder / "README.md", "\n".join(lines).encode())
