@@ -24,7 +24,9 @@ class GatesConfig(Section):
     kappa: float | None = Field(default=None, ge=0.0)
     """The same as a multiple of 1 / training examples: penalty = kappa / examples. Give this or `penalty`."""
     final_temperature: float = Field(default=200.0, ge=1.0)
-    """The factor on the logits in the last epoch of the search; it grows there from 1, by one factor an epoch."""
+    """The factor on the logits at the end of the search; it grows there from 1 exponentially."""
+    temperature_by: Literal["epoch", "step"] = "epoch"
+    """Whether that factor grows from epoch to epoch, as in the paper, or from step to step."""
     search_epochs: int = Field(default=6, ge=2)
     """Epochs of the search; all of them run."""
     rewind_epoch: int = Field(default=1, ge=0)

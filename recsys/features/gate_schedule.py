@@ -17,7 +17,8 @@ class GateSearch:
     """One search: `epochs` epochs of `epoch_steps` steps.
 
     Gate k, with logit m_k (`start` at first), adds `penalty` x S(t m_k) to the loss, S the logistic function; the
-    temperature t grows from 1 to `final_temperature`. Adam with `learning_rate` and `epsilon` moves the logits.
+    temperature t grows from 1 to `final_temperature`, from epoch to epoch or `by_step`. Adam with `learning_rate` and
+    `epsilon` moves the logits.
     """
 
     start: float
@@ -27,10 +28,21 @@ class GateSearch:
     epoch_steps: int
     learning_rate: float
     epsilon: float
+    by_step: bool = False
 
-    def temperature(self, epoch: int) -> float:
-        """t(e) = T^(e / (E - 1)) of epoch e, from 0, of E >= 2."""
+    def temperature(self, epoch: int, step: int = 0) -> float:
+        """t = T^p of step `step` of epoch `epoch` (both from 0), p the progress from 0 to 1 (section 2.2).
+
+        By epoch, p = e / (E - 1) whatever the step, E >= 2. By step, p = s / (S - 1) of global step s of S.
+        """
+        if self.by_step:
+            step += epoch * self.epoch_steps
+            return self.final_temperature ** (step / (self.epochs * self.epoch_steps - 1))
         return self.final_temperature ** (epoch / (self.epochs - 1))
+
+    def changes_at(self, step: int) -> bool:
+        """Whether the temperature is another one at this step of an epoch than at the step before."""
+        return self.by_step or step == 0
 
 
 def unused_gate(search: GateSearch) -> list[float]:
@@ -38,11 +50,12 @@ def unused_gate(search: GateSearch) -> list[float]:
 
     Where only values of the batch are penalised, this is a value that is in every batch; a rarer one moves less.
     """
-    logit, mean, square, step = search.start, 0.0, 0.0, 0
+    logit, mean, square, step, temperature = search.start, 0.0, 0.0, 0, 1.0
     after = []
     for epoch in range(search.epochs):
-        temperature = search.temperature(epoch)
-        for _ in range(search.epoch_steps):
+        for place in range(search.epoch_steps):
+            if search.changes_at(place):
+                temperature = search.temperature(epoch, place)
             step += 1
             soft = 0.5 * (1.0 + math.tanh(0.5 * temperature * logit))
             slope = search.penalty * temperature * soft * (1.0 - soft)

@@ -136,6 +136,7 @@ class Workbench:
             epoch_steps=self.reader.steps,
             learning_rate=config.learning_rate,
             epsilon=config.epsilon,
+            by_step=config.temperature_by == "step",
         )
         require_closable(found, "ranking.gates")
         return found
@@ -240,6 +241,7 @@ class _Phase:
         while not progress.finished:
             if progress.step == 0:
                 self._begin_epoch(progress)
+            self._warm(progress)
             pending.append(self.trainer.train_step(next(batches)))
             progress.step += 1
             ended = progress.step == steps
@@ -259,12 +261,17 @@ class _Phase:
     def _begin_epoch(self, progress: Progress) -> None:
         if self.rewind_epoch is None:
             self.trainer.slow_down(self.bench.config.train.plateau ** _stalls(progress.epochs))
-        if self.trainer.gates is not None:
-            for one in self.trainer.gates.gates:
-                if one.temperature is not None:
-                    one.temperature.assign(self.trainer.gates.search.temperature(progress.epoch))
         if progress.epoch == self.rewind_epoch:
             self._write("rewind", self._learned())
+
+    def _warm(self, progress: Progress) -> None:
+        """The gates' temperature of the step to come."""
+        optimiser = self.trainer.gates
+        if optimiser is None or not optimiser.search.changes_at(progress.step):
+            return
+        for one in optimiser.gates:
+            if one.temperature is not None:
+                one.temperature.assign(optimiser.search.temperature(progress.epoch, progress.step))
 
     def _look(self, progress: Progress, pending: list[tf.Tensor]) -> None:
         for loss in pending:  # one by one: the sum must not depend on when we look

@@ -1,4 +1,4 @@
-"""The search for gates as a phase of training: soft gates, a temperature by epoch, and the weights to go back to.
+"""The search for gates as a phase of training: soft gates, a temperature that grows, and the weights to go back to.
 
 OptFS specification, sections 2.2 to 2.5. The phases are: search; then training from the rewound weights with the gates
 found, now hard; then, where asked for, the refit with the same gates.
@@ -31,11 +31,10 @@ class GateStage:
     rewind_epoch: int
     optimiser: GateOptimiser
 
-    def begin_epoch(self, epoch: int) -> bool:
-        """Set the temperature of an epoch, from 0, and say whether the weights are now those to go back to."""
-        if self.gates.temperature is not None:
-            self.gates.temperature.assign(self.search.temperature(epoch))
-        return epoch == self.rewind_epoch
+    def begin_step(self, epoch: int, step: int) -> None:
+        """Set the temperature of a step, both from 0."""
+        if self.gates.temperature is not None and self.search.changes_at(step):
+            self.gates.temperature.assign(self.search.temperature(epoch, step))
 
     def record(self) -> dict[str, float]:
         """The share of open gates by field, as an epoch's record holds it."""
@@ -67,6 +66,7 @@ def gate_stage(model: TwoTower, config: GatesConfig, examples: int, epoch_steps:
         epoch_steps,
         config.learning_rate,
         config.epsilon,
+        by_step=config.temperature_by == "step",
     )
     require_closable(search, "train.gates")
     optimiser = GateOptimiser(gates.all, search, dense=config.mode == "value-dense")

@@ -82,6 +82,8 @@ class Loop:
         while not progress.finished:
             if progress.step == 0:
                 self._begin_epoch(progress)
+            if self.stage is not None:
+                self.stage.begin_step(progress.epoch, progress.step)
             step = progress.epoch * steps + progress.step
             rate = learning_rate(self.config.optimiser, progress.epoch, step, epochs * steps)
             pending.append(self.trainer.train_step(next(batches), tf.constant(rate, tf.float32)))
@@ -100,8 +102,8 @@ class Loop:
         return progress
 
     def _begin_epoch(self, progress: Progress) -> None:
-        """In a search for gates: the epoch's temperature, and the weights to go back to when their epoch has come."""
-        if self.stage is not None and self.stage.begin_epoch(progress.epoch):
+        """In a search for gates: keep the weights to go back to when their epoch has come."""
+        if self.stage is not None and progress.epoch == self.stage.rewind_epoch:
             self.folder.write(REWIND, rewind_arrays(self.trainer.model, self.frequencies), {})
 
     def _look(self, progress: Progress, pending: list[tf.Tensor], rate: float, epochs: int) -> None:
