@@ -36,7 +36,10 @@ with _silent_stderr():
     import tensorflow as tf
     import tf_keras as keras
 
-    tf.config.list_physical_devices()  # starts the C++ side, which logs once
+    for _gpu in tf.config.list_physical_devices("GPU"):  # starts the C++ side, which logs once
+        # Memory as it is needed, not the whole card; too late where someone has used the card before.
+        with contextlib.suppress(RuntimeError):
+            tf.config.experimental.set_memory_growth(_gpu, True)
 
 tf.get_logger().setLevel("ERROR")
 

@@ -1,6 +1,10 @@
 """The base of every configuration section."""
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict
+
+Device = Literal["auto", "cpu", "gpu"]
 
 
 class Section(BaseModel):

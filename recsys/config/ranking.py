@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from recsys.config.base import Section
+from recsys.config.base import Device, Section
 from recsys.config.gates import GatesConfig
 from recsys.config.train import CheckpointConfig
 
@@ -72,6 +72,8 @@ class RankingTrainConfig(Section):
 
     epochs: Size = 20
     batch_size: Size = 4096
+    device: Device = "auto"
+    """As `train.device`."""
     patience: Size = 1
     """Epochs without a better validation AUC before training stops; the best epoch's weights are kept."""
     learning_rate: float = Field(default=0.001, gt=0.0)

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from recsys.config.base import Section
+from recsys.config.base import Device, Section
 from recsys.config.gates import GatesConfig
 from recsys.config.model import Size
 from recsys.config.ssl import SslConfig
@@ -113,6 +113,8 @@ class TrainConfig(Section):
     epochs: Size = 20
     """At most so many passes over the training positives."""
     batch_size: Size = 1024
+    device: Device = "auto"
+    """`gpu` fails where there is none; `auto` uses one where TensorFlow finds one; `cpu` never does."""
     patience: Size = 3
     """Epochs without a better validation recall before training stops; without validation events all epochs run."""
     refit_on_validation: bool = False

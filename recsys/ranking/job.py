@@ -10,6 +10,7 @@ from recsys.artifacts import Artifact, fingerprint, open_artifact, write_artifac
 from recsys.config.gates import GatesConfig
 from recsys.config.ranking import Control, RankingConfig
 from recsys.dataset_folder import DatasetFolder
+from recsys.device import on_device
 from recsys.errors import UserError
 from recsys.ranking import RANKER_FORMAT, RANKER_KIND
 from recsys.ranking.calibration import IDENTITY, Calibration, calibration_to_json, fit_calibration
@@ -55,7 +56,7 @@ def rank(
 
     Without `gates` one training; with them a search for each kappa, training on what it kept, the choice, the
     controls. Killed at any moment and called again with the same `checkpoints` folder, it goes on and ends with the
-    same ranker. Raises UserError for settings that do not fit the data set.
+    same ranker. Raises UserError for settings that do not fit the data set or the machine.
     """
     tf.config.experimental.enable_op_determinism()
     settings = {
@@ -64,7 +65,7 @@ def rank(
         "seed": seed,
     }
     folder = CheckpointFolder(checkpoints, fingerprint(settings))
-    with training_display(quiet) as display:
+    with on_device(config.train.device, "ranking.train.device"), training_display(quiet) as display:
         bench = Workbench(dataset, config, seed, folder, display, Path(logs))
         neutral = _neutral(dataset, config)
         chosen = _plain(bench) if config.gates is None else _searched(bench, config.gates)

@@ -11,6 +11,7 @@ from recsys._tensorflow import tf
 from recsys.config.train import TrainConfig
 from recsys.dataset_folder import DatasetFolder
 from recsys.features.spec import InputSpec
+from recsys.retrieval.ahead import Ahead
 from recsys.retrieval.shards import EventReader, PositiveEvents
 from recsys.retrieval.spec import TowerSpec, TwoTowerSpec
 from recsys.schema import Side
@@ -80,41 +81,39 @@ def event_reader(
 
 def training_batches(
     dataset: DatasetFolder, spec: TwoTowerSpec, reader: EventReader, prefetch: int, *, epoch: int, step: int
-) -> tf.data.Dataset:
+) -> Ahead[Batch]:
     """Endless batches from (epoch, step) on, epoch after epoch: `{"query": {...}, "item": {...}}`.
 
-    Python works on whole batches; the joins run in TensorFlow's threads, ahead of the training step.
+    They are made in a thread, up to `prefetch` of them ahead of the training step, on the CPU.
     """
     towers = {"query": (spec.query, Side.USER), "item": (spec.item, Side.ITEM)}
     columns = {name: tower_columns(dataset, tower, side) for name, (tower, side) in towers.items()}
-    static = {name: {key: tf.constant(array) for key, array in columns[name].joined.items()} for name in towers}
 
-    def read() -> Iterator[dict[str, dict[str, np.ndarray | Lists]]]:
+    with tf.device("/CPU:0"):
+        static = {name: {key: tf.constant(array) for key, array in columns[name].joined.items()} for name in towers}
+
+    def joined(table: pa.Table) -> Batch:
+        with tf.device("/CPU:0"):
+            events = {
+                name: _tensors(decode(table, tower.id_column, columns[name].event))
+                for name, (tower, _) in towers.items()
+            }
+            return {name: join(events[name], tower.id_column, static[name]) for name, (tower, _) in towers.items()}
+
+    def read() -> Iterator[Batch]:
         now, first = epoch, step
         while True:
-            for table in reader.batches(now, first):
-                yield {name: decode(table, tower.id_column, columns[name].event) for name, (tower, _) in towers.items()}
+            yield from map(joined, reader.batches(now, first))
             now, first = now + 1, 0
 
-    def joined(batch: dict[str, dict[str, Any]]) -> Batch:
-        return {name: join(_ragged(batch[name]), tower.id_column, static[name]) for name, (tower, _) in towers.items()}
-
-    signature = {
-        name: {tower.id_column: tf.TensorSpec([None], tf.int32), **_signature(columns[name].event)}
-        for name, (tower, _) in towers.items()
-    }
-    batches = tf.data.Dataset.from_generator(read, output_signature=signature)
-    return batches.map(joined).prefetch(prefetch)
+    return Ahead(read(), prefetch)
 
 
-def _ragged(columns: dict[str, Any]) -> dict[str, tf.Tensor | tf.RaggedTensor]:
+def _tensors(columns: Mapping[str, np.ndarray | Lists]) -> dict[str, Any]:
     """Lists as ragged tensors `[batch, None] int32`, other columns as they are."""
     return {
-        name: tf.RaggedTensor.from_row_lengths(*column, validate=False) if isinstance(column, tuple) else column
+        name: tf.RaggedTensor.from_row_lengths(*column, validate=False)
+        if isinstance(column, tuple)
+        else tf.constant(column)
         for name, column in columns.items()
     }
-
-
-def _signature(specs: tuple[InputSpec, ...]) -> dict[str, Any]:
-    ids, numbers = tf.TensorSpec([None], tf.int32), tf.TensorSpec([None], tf.float32)
-    return {spec.name: (ids, ids) if spec.is_list else ids if spec.is_integer else numbers for spec in specs}

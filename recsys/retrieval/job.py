@@ -12,6 +12,7 @@ from recsys.artifacts import Artifact, fingerprint, open_artifact, write_artifac
 from recsys.config.model import ModelConfig
 from recsys.config.train import TrainConfig
 from recsys.dataset_folder import DatasetFolder
+from recsys.device import on_device
 from recsys.errors import UserError
 from recsys.features.spec import audience_spec
 from recsys.retrieval import MODEL_FORMAT, MODEL_KIND
@@ -126,7 +127,7 @@ def train(
     Killed at any moment and called again with the same `checkpoints` folder, it goes on and ends with the same model.
     With validation events the epoch with the best recall is kept; with `refit_on_validation` the model is then trained
     anew for that many epochs on both parts. TensorBoard logs go to `logs`. Raises UserError for settings that do not
-    fit the data set, a loss that is not finite, and checkpoints that cannot be read.
+    fit the data set or the machine, a loss that is not finite, and checkpoints that cannot be read.
     """
     tf.config.experimental.enable_op_determinism()
     settings = {
@@ -137,7 +138,7 @@ def train(
     }
     folder = CheckpointFolder(checkpoints, fingerprint(settings))
     saved = folder.latest()
-    with training_display(quiet) as display:
+    with on_device(train.device, "train.device"), training_display(quiet) as display:
         run = _Run(dataset, model, train, seed, folder, Path(logs), display)
         phase = saved.state["phase"] if saved is not None else None
         progress, gates = Progress(SEARCH), None

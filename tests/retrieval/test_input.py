@@ -1,5 +1,6 @@
 """Training batches: every positive once an epoch, deterministic, resumable at any step, joined on the right ids."""
 
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -7,12 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from recsys._tensorflow import tf
 from recsys.config.model import ModelConfig
 from recsys.config.train import TrainConfig
 from recsys.dataset_folder import DatasetFolder
 from recsys.errors import UserError
-from recsys.retrieval.input import event_reader, training_batches
+from recsys.retrieval.ahead import Ahead
+from recsys.retrieval.input import Batch, event_reader, training_batches
 from recsys.retrieval.shards import EventReader, PositiveEvents, RowGroup, scan_positives
 from recsys.retrieval.spec import two_tower_spec
 from recsys.schema import Side
@@ -101,7 +102,7 @@ def test_fewer_positives_than_a_batch_make_one_short_batch(events):
     assert [len(batch) for batch in one.batches(0)] == [events.rows]
 
 
-def batches_of(dataset: DatasetFolder, config: TrainConfig, *, epoch: int = 0, step: int = 0) -> tf.data.Dataset:
+def batches_of(dataset: DatasetFolder, config: TrainConfig, *, epoch: int = 0, step: int = 0) -> Ahead[Batch]:
     found = scan_positives(dataset, ("train",))
     spec = two_tower_spec(dataset, ModelConfig(), found.counts)
     return training_batches(dataset, spec, event_reader(dataset, spec, found, config, 5), 2, epoch=epoch, step=step)
@@ -126,9 +127,9 @@ def test_features_are_those_of_the_row_s_own_user_and_item(tiny_dataset: Path):
 def test_the_stream_resumes_across_epochs(tiny_dataset: Path):
     """(epoch, step) names a batch, whatever came before."""
     dataset, config = DatasetFolder.open(tiny_dataset), TrainConfig(batch_size=64)
-    whole = [batch["item"]["item"].numpy().tolist() for batch in batches_of(dataset, config).take(10)]
+    whole = [batch["item"]["item"].numpy().tolist() for batch in islice(batches_of(dataset, config), 10)]
     steps = dataset.events("train").num_rows // 64
-    later = batches_of(dataset, config, epoch=1, step=1).take(3)
+    later = islice(batches_of(dataset, config, epoch=1, step=1), 3)
     assert [batch["item"]["item"].numpy().tolist() for batch in later] == whole[steps + 1 : steps + 4]
 
 

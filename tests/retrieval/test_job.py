@@ -176,16 +176,6 @@ def test_settings_that_do_not_fit_are_user_errors(tiny_dataset: Path, tmp_path: 
     assert not (tmp_path / "model").exists()
 
 
-@pytest.mark.gpu
-def test_on_a_gpu_it_learns_too(tiny_dataset: Path, tmp_path: Path):
-    """The same job, unchanged."""
-    if not tf.config.list_physical_devices("GPU"):
-        pytest.skip("no GPU on this machine")
-    run(tiny_dataset, tmp_path)
-    record = json.loads((tmp_path / "model" / "training.json").read_text())
-    assert max(epoch["recall@5"] for epoch in record["epochs"]) > 0.7
-
-
 def test_items_read_their_users(tiny_dataset: Path, tmp_path: Path):
     """The exported item tower knows each item's users by itself; a training row's own user is left out."""
     model = {"item_audience": True, "item": {"features": []}}
