@@ -88,7 +88,7 @@ class RankingTrainConfig(Section):
     positive_weight: float = Field(default=1.0, gt=0.0)
     """What a positive row counts beside a negative one. Calibration on validation rows undoes its bias."""
     weight_field: str | None = None
-    """A numeric context field that holds each row's weight."""
+    """A context field that holds each row's weight: an outcome, or a number, which is an input too unless left out."""
     negatives: NegativesConfig | None = None
     order: Literal["shuffled", "time"] = "shuffled"
     buffer_rows: Size = 1_000_000
@@ -107,6 +107,22 @@ class PositionConfig(Section):
     neutral: str = "1"
 
 
+class TaskConfig(Section):
+    """Another thing to predict beside the click, by a head of its own on the same gated feature layer."""
+
+    label_field: str
+    """A field of kind `outcome` that holds 1 or 0, nothing where it is not known; rows without are left out."""
+    weight: float = Field(default=1.0, ge=0.0)
+    """Of its loss in the sum. Each loss is over the weight of all rows of the batch, so that with weight 1 the sum is
+    the negative log-likelihood a row of the click and what follows."""
+    of: Literal["clicks", "impressions"] = "clicks"
+    """`clicks`: learned on clicked rows, as a probability given the click; what is exported is that times the
+    probability of the click. `impressions`: learned on all rows where it is known, exported as it is."""
+
+
+TaskName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+
+
 class RankingConfig(Section):
     """The ranker. Without this section there is none."""
 
@@ -121,6 +137,9 @@ class RankingConfig(Section):
     controls: tuple[Control, ...] = ()
     """Trained beside the chosen set, for the report: all values; as many of the most frequent values; as many values at
     random; whole fields in the order of their values' gates, up to as many values."""
+    tasks: dict[TaskName, TaskConfig] = Field(default_factory=dict, exclude_if=lambda tasks: not tasks)
+    """What is predicted beside the click, by name, for example `conversion`. Early stopping and the choice among
+    `kappas` look at the click."""
     position: PositionConfig | None = None
     calibration: Literal["none", "platt", "isotonic"] = "platt"
     """Fitted on validation rows, stored with the model."""
@@ -129,4 +148,8 @@ class RankingConfig(Section):
     def _consistent(self) -> "RankingConfig":
         if self.gates is None and (self.kappas or self.controls):
             raise ValueError("'kappas' and 'controls' belong to a search: give 'gates', or leave them out")
+        if "click" in self.tasks:
+            raise ValueError("'tasks.click': the click is always a task, its label is the event's; take another name")
+        if self.train.negatives is not None and any(task.of == "impressions" for task in self.tasks.values()):
+            raise ValueError("'tasks' of impressions need impressions: use 'of: clicks', or no 'train.negatives'")
         return self

@@ -4,7 +4,8 @@ Each takes `vectors` `[batch, fields, dim]` and `first` `[batch, fields]` (None 
 gated vectors and nothing else, so a closed value is the zero vector in every branch (OptFS, sections 2.6 and 9.1).
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from recsys._tensorflow import keras, tf
 from recsys.config.ranking import RankerConfig
@@ -18,13 +19,14 @@ class Scored:
     """`logits` `[batch] float32` and the named activations that the error memory uses, each `[batch, any] float32`.
 
     `encoded` are the field vectors beside each other; without hidden layers the other two are what is summed up to the
-    logit.
+    logit. All are of the click; `tasks` are the other tasks' logits.
     """
 
     logits: tf.Tensor
     encoded: tf.Tensor
     first_hidden: tf.Tensor
     last_hidden: tf.Tensor
+    tasks: Mapping[str, tf.Tensor] = field(default_factory=dict)
 
 
 class Network(keras.layers.Layer):
@@ -76,11 +78,13 @@ def pairwise(vectors: tf.Tensor) -> tf.Tensor:
 class FactorisationMachine(keras.layers.Layer):
     """Pairs' inner products, and with first-order terms those and a bias. With `deep`, a network beside: DeepFM.
 
-    Rendle 2010; Guo et al., IJCAI 2017.
+    Rendle 2010; Guo et al., IJCAI 2017. As the `head` of another task it weighs the products by coordinate (at first
+    1 each): without that, tasks that share the embeddings would share the products too.
     """
 
-    def __init__(self, spec: RankerSpec, seed: int) -> None:
+    def __init__(self, spec: RankerSpec, seed: int, *, head: bool = False) -> None:
         super().__init__(name=spec.config.backbone)
+        self.pair_weights = tf.Variable(tf.ones([spec.dim]), name="pair_weights") if head else None
         self.bias = tf.Variable(0.0, name="bias") if spec.linear else None
         self.network = Network("deep", spec.config, seed) if spec.config.backbone == "deepfm" else None
         if self.network is not None:
@@ -89,6 +93,8 @@ class FactorisationMachine(keras.layers.Layer):
     def call(self, vectors: tf.Tensor, first: tf.Tensor | None, seed: tf.Tensor | None = None) -> Scored:
         """See the module."""
         pairs = pairwise(vectors)
+        if self.pair_weights is not None:
+            pairs *= self.pair_weights
         logits = tf.reduce_sum(pairs, axis=1)
         if first is not None:
             logits += tf.reduce_sum(first, axis=1) + self.bias
@@ -186,8 +192,10 @@ def beside(vectors: tf.Tensor) -> tf.Tensor:
     return tf.reshape(vectors, [tf.shape(vectors)[0], vectors.shape[1] * vectors.shape[2]])
 
 
-def make_backbone(spec: RankerSpec, seed: int) -> keras.layers.Layer:
-    """The configured backbone at its initial weights."""
+def make_backbone(spec: RankerSpec, seed: int, *, head: bool = False) -> keras.layers.Layer:
+    """The configured backbone at its initial weights, or the same as the `head` of another task."""
+    if head and spec.config.backbone in ("fm", "deepfm"):
+        return FactorisationMachine(spec, seed, head=True)
     kinds = {
         "lr": LogisticRegression,
         "fm": FactorisationMachine,

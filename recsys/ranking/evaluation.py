@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from recsys.config.ranking import TaskConfig
 from recsys.dataset_folder import DatasetFolder
 from recsys.encoding.arrays import lexicographic_order, run_starts
 from recsys.evaluation.inputs import query_inputs
@@ -19,6 +21,7 @@ MANIFEST, REPORT = "manifest.json", "ranking.json"
 RESAMPLED_ROWS = 1 << 27
 """Rows x resamples at most: a large split needs fewer resamples for as steady an interval."""
 
+CALIBRATION_FIGURES = ("calibration_error", "predicted_over_observed")
 RAREST = "rarest value"
 DECILES = 10
 MAX_TIME_SLICES = 14
@@ -32,8 +35,9 @@ def evaluate_ranker(
     """The ranker in `folder` on the impressions of a split, for the report; None where all have the same label.
 
     What `evaluate_shown` gives, with the ranker's own record of the sets of values that it tried and of the values kept
-    by field. A ranker that neutralises the position is asked as serving asks it; its probabilities are then of the
-    neutral position, so calibration is measured on the impressions that were shown there (`position`).
+    by field, and with `tasks` by name where it has any (`evaluate_task`). A ranker that neutralises the position is
+    asked as serving asks it; its probabilities are then of the neutral position, so calibration is measured on the
+    impressions that were shown there (`position`).
     """
     from recsys.scoring.ranker import load_ranker
 
@@ -41,7 +45,8 @@ def evaluate_ranker(
     if len(np.unique(events[LABEL].to_numpy())) < 2:
         return None
     ranker = load_ranker(folder)
-    shown = shown_in(dataset, split, ranker(impression_inputs(dataset, events, ranker.inputs)))
+    predicted = ranker.probabilities(impression_inputs(dataset, events, ranker.inputs))
+    shown = shown_in(dataset, split, predicted["probability"])
     resamples = min(resamples, max(100, RESAMPLED_ROWS // len(shown)))
     frequencies = training_frequencies(dataset, split)
     measured = evaluate_shown(shown, frequencies, resamples=resamples, confidence=confidence, seed=seed)
@@ -49,15 +54,57 @@ def evaluate_ranker(
     record = json.loads((folder / REPORT).read_text(encoding="utf-8"))
     measured |= {"split": split, "backbone": record["backbone"], "fields": record["fields"], "position": None}
     measured["sets"] = [one | {"auc": one["validation_auc"]} for one in record["sets"]]
+    neutral = np.ones(len(shown), bool)
     if settings.get("position"):
         name, raw = settings["position"]["field"], settings["position"]["neutral"]
         neutral = events[name].to_numpy() == dataset.vocabulary(name).encode(pa.array([raw]))[0]
         there = measure_shown(shown.where(neutral), resamples=resamples, confidence=confidence, seed=seed)
-        for figure in ("calibration_error", "predicted_over_observed"):
+        for figure in CALIBRATION_FIGURES:
             measured["overall"][figure] = there[figure]
         measured["reliability"] = reliability(shown.where(neutral))
         measured["position"] = {"field": name, "neutral": raw, "rows": int(neutral.sum())}
+    tasks = {name: TaskConfig.model_validate(task) for name, task in settings.get("tasks", {}).items()}
+    if tasks:
+        measured["tasks"] = {
+            name: evaluate_task(
+                task, events, shown, predicted[f"probability_{name}"], neutral, resamples, confidence, seed
+            )
+            for name, task in tasks.items()
+        }
     return measured
+
+
+def evaluate_task(
+    task: TaskConfig,
+    events: pa.Table,
+    shown: Shown,
+    probabilities: np.ndarray,
+    neutral: np.ndarray,
+    resamples: int,
+    confidence: float,
+    seed: int,
+) -> dict[str, Any]:
+    """The figures of another task: `overall` over the impressions whose outcome is known, as it is exported.
+
+    Of a task of clicks, an impression without a click has the outcome 0; `given_click` are the figures of the
+    conditional probability on the clicked rows. Calibration is of the rows at the `neutral` position.
+    """
+    values = events[task.label_field].to_numpy().astype(np.float64)
+    clicked = shown.labels > 0
+    figures: dict[str, Any] = {"of": task.of, "label_field": task.label_field}
+    of_clicks = task.of == "clicks"
+    outcomes = np.where(clicked, values, 0.0) if of_clicks else values
+    parts = {"overall": (~np.isnan(outcomes), probabilities.astype(np.float64))}
+    if of_clicks:
+        # A probability can round to 0 where the click's does; what is given the click is then of no matter.
+        given = probabilities.astype(np.float64) / np.maximum(shown.probabilities, 1e-30)
+        parts["given_click"] = (clicked & ~np.isnan(values), np.clip(given, 0.0, 1.0))
+    for name, (known, chances) in parts.items():
+        part = replace(shown, labels=np.nan_to_num(outcomes).astype(np.int64), probabilities=chances)
+        found = measure_shown(part.where(known), resamples=resamples, confidence=confidence, seed=seed)
+        there = measure_shown(part.where(known & neutral))
+        figures[name] = found | {key: there[key] for key in CALIBRATION_FIGURES if key in there}
+    return figures
 
 
 def impression_inputs(dataset: DatasetFolder, events: pa.Table, wanted: Collection[str]) -> dict[str, np.ndarray]:

@@ -12,6 +12,7 @@ from recsys.dataset_folder import DatasetFolder, pad_lists
 from recsys.errors import UserError
 from recsys.ranking.seeds import named_seed
 from recsys.ranking.spec import FieldSpec, RankerSpec
+from recsys.ranking.tasks import outcome
 from recsys.schema import FIRST_VALUE_ID, ITEM, LABEL, USER, Side
 
 BLOCK_ROWS = 65_536
@@ -22,7 +23,8 @@ class Examples:
     """Rows as arrays, all `[n]` or (lists, padded at the end with 0) `[n, width]`.
 
     `features` by the ranker's column name; `labels` 0 or 1, `weights` and `offsets` float32: in training the loss is of
-    logits less `offsets`; `users` and `items` int32 ids.
+    logits less `offsets`; `users` and `items` int32 ids. `outcomes` by task: float32 0 or 1, NaN in rows that do not
+    count for it: where it is not known, and for a task of clicks where there was no click.
     """
 
     features: dict[str, np.ndarray]
@@ -31,6 +33,7 @@ class Examples:
     offsets: np.ndarray
     users: np.ndarray
     items: np.ndarray
+    outcomes: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -69,13 +72,15 @@ class ExampleMaker:
         """The event columns that are needed."""
         read = [one.name for one in self._of_event()]
         weight = self.config.train.weight_field
-        return tuple(dict.fromkeys([USER, ITEM, LABEL, *read, *([weight] if weight else [])]))
+        outcomes = [task.label_field for task in self.config.tasks.values()]
+        return tuple(dict.fromkeys([USER, ITEM, LABEL, *read, *([weight] if weight else []), *outcomes]))
 
     def make(self, table: pa.Table, rng: np.random.Generator) -> Examples:
         """Examples of a table of `columns`; with configured negatives these are drawn by `rng` and follow behind."""
         arrays = {one.name: _decode(table, one) for one in self._of_event()}
         arrays |= {name: table[name].to_numpy() for name in (USER, ITEM)}
         labels = table[LABEL].to_numpy().astype(np.float32)
+        outcomes = {name: outcome(task, table, labels) for name, task in self.config.tasks.items()}
         weight = self.config.train.weight_field
         weights = table[weight].to_numpy().astype(np.float32) if weight else np.ones(len(labels), np.float32)
         offsets = np.zeros(len(labels), np.float32)
@@ -84,13 +89,15 @@ class ExampleMaker:
             copies = 1 + self.config.train.negatives.per_positive
             labels = np.concatenate([labels, np.zeros(len(drawn) - len(labels), np.float32)])
             weights = np.tile(weights, copies)
+            unknown = np.full(len(labels) - len(table), np.nan, np.float32)
+            outcomes = {name: np.concatenate([values, unknown]) for name, values in outcomes.items()}
             offsets = np.log(self.config.train.negatives.per_positive * drawn).astype(np.float32)
         weights = np.where(labels > 0, weights * np.float32(self.config.train.positive_weight), weights)
         users, items = arrays[USER], arrays[ITEM]
         features = {one.name: arrays[one.name] for one in self.spec.fields if one.name in arrays}
         for name, (whose, values) in self.static.items():
             features[name] = values[arrays[whose]]
-        return Examples(features, labels, weights, offsets, users, items)
+        return Examples(features, labels, weights, offsets, users, items, outcomes)
 
     def _with_negatives(
         self, arrays: dict[str, np.ndarray], config: NegativesConfig, rng: np.random.Generator

@@ -12,13 +12,15 @@ from recsys.retrieval.ahead import Ahead
 from recsys.retrieval.shards import EventReader
 
 Batch = dict[str, Any]
-"""`features` by column name, `labels`, `weights` and `offsets`, all batch first."""
+"""`features` by column name, `labels`, `weights` and `offsets`, all batch first; with tasks `outcomes` by name."""
 
 
 def training_batches(maker: ExampleMaker, reader: EventReader, prefetch: int, *, epoch: int, step: int) -> Ahead[Batch]:
     """Endless batches from (epoch, step) on, epoch after epoch; a thread makes up to `prefetch` of them ahead."""
     vector = tf.TensorSpec([None], tf.float32)
     form = {"features": signature(maker.spec), "labels": vector, "weights": vector, "offsets": vector}
+    if maker.spec.tasks:
+        form["outcomes"] = dict.fromkeys(maker.spec.tasks, vector)
 
     def read() -> Iterator[Batch]:
         now, first = epoch, step
@@ -35,9 +37,10 @@ def training_batches(maker: ExampleMaker, reader: EventReader, prefetch: int, *,
 
 def as_batch(examples: Examples) -> Batch:
     """What a training step takes."""
-    return {
+    batch: Batch = {
         "features": examples.features,
         "labels": examples.labels,
         "weights": examples.weights,
         "offsets": examples.offsets,
     }
+    return batch | {"outcomes": examples.outcomes} if examples.outcomes else batch

@@ -1,6 +1,6 @@
 """The ranking job: a data set folder to a ranker folder."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from recsys.ranking.model import Ranker
 from recsys.ranking.pruning import prune
 from recsys.ranking.seeds import named_seed
 from recsys.ranking.selection import Candidate, as_logits, at_random, choose, most_frequent
+from recsys.ranking.tasks import CLICK, CalibratedTask
 from recsys.ranking.value_report import ValueSet, write_value_tables, written_report
 from recsys.ranking.workbench import Outcome, Workbench
 from recsys.retrieval.checkpoints import CheckpointFolder
@@ -70,15 +71,18 @@ def rank(
         neutral = _neutral(dataset, config)
         chosen = _plain(bench) if config.gates is None else _searched(bench, config.gates)
         model = bench.ranker(chosen.outcome, chosen.gates)
-        calibration = _calibration(bench, model)
+        calibration, tasks = _calibrations(bench, model)
     exported = prune(model) if model.table.gates is not None else model
     report = written_report(bench, chosen.sets, chosen.outcome, chosen.gates, chosen.search_epochs, model, exported)
     with write_artifact(output, RANKER_KIND, RANKER_FORMAT, settings) as target:
         names = {one.name for one in exported.spec.fields}
         fixed = {name: value for name, value in neutral.items() if name in names}
-        export_ranker(exported, calibration, fixed, target / MODEL)
-        write_json(target / CALIBRATION, calibration_to_json(calibration))
-        write_json(target / REPORT, report | {"calibration": calibration_to_json(calibration)})
+        export_ranker(exported, calibration, fixed, target / MODEL, tasks)
+        stored = calibration_to_json(calibration)
+        if tasks:
+            stored["tasks"] = {name: calibration_to_json(task.calibration) for name, task in tasks.items()}
+        write_json(target / CALIBRATION, stored)
+        write_json(target / REPORT, report | {"calibration": stored})
         write_json(target / "schema.json", dataset.schema.model_dump(mode="json"))
         if chosen.outcome.gates is not None:
             write_value_tables(target / "values", bench, chosen.outcome.gates, exported)
@@ -87,7 +91,7 @@ def rank(
 
 def _plain(bench: Workbench) -> _Chosen:
     outcome = bench.train("train")
-    return _Chosen(outcome, None, [ValueSet("backbone", None, 1.0, outcome.best_auc, chosen=True)], [])
+    return _Chosen(outcome, None, [ValueSet("backbone", None, 1.0, outcome.best_auc, True, outcome.task_auc)], [])
 
 
 def _searched(bench: Workbench, gates: GatesConfig) -> _Chosen:
@@ -106,7 +110,8 @@ def _searched(bench: Workbench, gates: GatesConfig) -> _Chosen:
         found.append(Candidate(one.penalty_for(bench.rows) * bench.rows, ratio, outcome.best_auc))
     best = choose(found, bench.config.tolerance)
     sets = [
-        ValueSet("search", one.kappa, one.kept_ratio, one.auc, chosen=place == best) for place, one in enumerate(found)
+        ValueSet("search", one.kappa, one.kept_ratio, one.auc, place == best, outcomes[place].task_auc)
+        for place, one in enumerate(found)
     ]
     for control in bench.config.controls:
         sets.append(_control(bench, control, several[best], searches[best]))
@@ -118,12 +123,14 @@ def _control(bench: Workbench, control: Control, gates: GatesConfig, searched: O
     name = f"control-{control}"
     if control == "backbone":
         outcome = bench.train(name)
-        return ValueSet(control, None, 1.0, outcome.best_auc, chosen=False)
+        return ValueSet(control, None, 1.0, outcome.best_auc, False, outcome.task_auc)
     if control == "field":
         by_field = gates.model_copy(update={"mode": "field"})
         other = bench.search(f"{name}-search", by_field)
         outcome = bench.train(name, by_field, other.gates, other.rewind)
-        return ValueSet(control, None, bench.kept_ratio(other.gates, by_field), outcome.best_auc, chosen=False)
+        return ValueSet(
+            control, None, bench.kept_ratio(other.gates, by_field), outcome.best_auc, False, outcome.task_auc
+        )
     rows = bench.kept_rows(searched.gates, gates)
     allowed = bench.values & bench.gated(gates)
     size = int((rows & allowed).sum())
@@ -133,20 +140,27 @@ def _control(bench: Workbench, control: Control, gates: GatesConfig, searched: O
         mask = at_random(allowed, size, named_seed(bench.seed, name))
     values = gates if gates.mode != "field" else gates.model_copy(update={"mode": "value-dense"})
     outcome = bench.train(name, values, as_logits(mask), searched.rewind)
-    return ValueSet(control, None, bench.kept_ratio(as_logits(mask), values), outcome.best_auc, chosen=False)
+    return ValueSet(control, None, bench.kept_ratio(as_logits(mask), values), outcome.best_auc, False, outcome.task_auc)
 
 
-def _calibration(bench: Workbench, model: Ranker) -> Calibration:
-    """Fitted on the validation rows, at the positions where these were shown."""
-    examples = bench.validation
-    if examples is None or bench.config.calibration == "none" or len(np.unique(examples.labels)) < 2:
-        return IDENTITY
+def _calibrations(bench: Workbench, model: Ranker) -> tuple[Calibration, dict[str, CalibratedTask]]:
+    """The click's and the other tasks', fitted on the validation rows, at the positions where these were shown."""
+    examples, config = bench.validation, bench.config
+    click: Calibration = IDENTITY
+    tasks = {name: CalibratedTask(task.of == "clicks", IDENTITY) for name, task in config.tasks.items()}
+    if examples is None or config.calibration == "none":
+        return click, tasks
+    logits = LiveRanker(model).every(examples.features)
+    weights = np.where(examples.labels > 0, examples.weights / config.train.positive_weight, examples.weights)
     # Drawn negatives are as many as were asked for, not as in the world: such logits are rates and stay as they are.
-    if bench.config.train.negatives is not None:
-        return IDENTITY
-    logits = LiveRanker(model)(examples.features)
-    weights = np.where(examples.labels > 0, examples.weights / bench.config.train.positive_weight, examples.weights)
-    return fit_calibration(bench.config.calibration, logits, examples.labels, weights)
+    if config.train.negatives is None and len(np.unique(examples.labels)) == 2:
+        click = fit_calibration(config.calibration, logits[CLICK], examples.labels, weights)
+    for name, outcomes in examples.outcomes.items():
+        known = ~np.isnan(outcomes)
+        if len(np.unique(outcomes[known])) == 2:
+            fitted = fit_calibration(config.calibration, logits[name][known], outcomes[known], weights[known])
+            tasks[name] = replace(tasks[name], calibration=fitted)
+    return click, tasks
 
 
 def _neutral(dataset: DatasetFolder, config: RankingConfig) -> dict[str, int]:

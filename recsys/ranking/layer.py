@@ -30,8 +30,8 @@ class FeatureLayer(keras.layers.Layer):
             if field.reading is Reading.ATTENTION and spec.dim
         }
 
-    def call(self, features: Features) -> tuple[tf.Tensor, tf.Tensor | None]:
-        """The vectors and the first-order terms (None where the ranker has none); see docs/ranking.md."""
+    def call(self, features: Features) -> tuple[tf.Tensor, list[tf.Tensor | None]]:
+        """The vectors and the first-order terms of the click and of each task (None where the ranker has none)."""
         singles = self.spec.singles
         parts = []
         candidate = None
@@ -46,9 +46,11 @@ class FeatureLayer(keras.layers.Layer):
         found = parts[0] if len(parts) == 1 else tf.concat(parts, axis=1)
         if self.field_gates is not None:
             found *= self.field_gates.all()[:, None]
+        heads = 1 + len(self.spec.tasks)
         if not self.spec.linear:
-            return found, None
-        return found[..., : self.spec.dim], found[..., self.spec.dim]
+            return found, [None] * heads
+        dim = self.spec.dim
+        return found[..., :dim], [found[..., dim + place] for place in range(heads)]
 
     def single_rows(self, features: Features) -> tf.Tensor:
         """Table rows of the single-valued fields, `[batch, single-valued fields] int64`."""

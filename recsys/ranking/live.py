@@ -6,6 +6,7 @@ import numpy as np
 
 from recsys._tensorflow import tf
 from recsys.ranking.model import Ranker, signature
+from recsys.ranking.tasks import CLICK
 
 
 class LiveRanker:
@@ -16,14 +17,23 @@ class LiveRanker:
         form = signature(model.spec)
         self.inputs = tuple(form)
         self._dtypes = {name: one.dtype for name, one in form.items()}
-        self._function = tf.function(lambda features: model(features).logits, input_signature=[form])
+        self._function = tf.function(self._logits, input_signature=[form])
 
     def __call__(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Logits `[rows] float32` of columns by name; those that the ranker does not read are ignored."""
+        """The click's logits `[rows] float32` of columns by name; those that the ranker does not read are ignored."""
+        return self.every(arrays)[CLICK]
+
+    def every(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The logits `[rows] float32` of each task, `click` first."""
         rows = len(arrays[self.inputs[0]])
-        logits = np.empty(rows, np.float32)
+        logits = {name: np.empty(rows, np.float32) for name in (CLICK, *self.model.spec.tasks)}
         for start in range(0, rows, self.batch_size):
             stop = start + self.batch_size
             part = {name: tf.constant(arrays[name][start:stop], dtype) for name, dtype in self._dtypes.items()}
-            logits[start:stop] = self._function(part).numpy()
+            for name, values in self._function(part).items():
+                logits[name][start:stop] = values.numpy()
         return logits
+
+    def _logits(self, features: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        scored = self.model(features)
+        return {CLICK: scored.logits, **scored.tasks}

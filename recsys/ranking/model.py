@@ -1,5 +1,7 @@
 """The ranker: feature layer and backbone, without or with gates."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from recsys._tensorflow import keras, tf
@@ -12,7 +14,10 @@ from recsys.ranking.table import FeatureTable
 
 
 class Ranker(keras.Model):
-    """Columns by name to logits and activations. `gates` are None for a plain model."""
+    """Columns by name to logits and activations. `gates` are None for a plain model.
+
+    Tasks beside the click have a backbone of their own each, `heads` by name, over the one gated feature layer.
+    """
 
     def __init__(
         self,
@@ -30,12 +35,17 @@ class Ranker(keras.Model):
         self.table = FeatureTable(spec, seed=named_seed(seed, "table"), gates=gates, gated=gated)
         self.layer = FeatureLayer(spec, self.table, seed=seed, field_gates=field_gates)
         self.backbone = make_backbone(spec, seed)
+        self.heads = {name: make_backbone(spec, named_seed(seed, f"task/{name}"), head=True) for name in spec.tasks}
         self({name: tf.zeros([1] * len(form.shape), form.dtype) for name, form in signature(spec).items()})
 
     def call(self, features: Features, seed: tf.Tensor | None = None) -> Scored:
         """`features` by column name, batch first; with `seed` `[2] int32` as in training: dropout, batch statistics."""
         vectors, first = self.layer(features)
-        return self.backbone(vectors, first, seed)
+        scored = self.backbone(vectors, first[0], seed)
+        if not self.heads:
+            return scored
+        heads = zip(self.heads.items(), first[1:], strict=True)
+        return replace(scored, tasks={name: head(vectors, terms, seed).logits for (name, head), terms in heads})
 
     @property
     def network_variables(self) -> list[tf.Variable]:
@@ -49,6 +59,7 @@ class Ranker(keras.Model):
             self.table.table,
             *self.backbone.variables,
             *(v for a in self.layer.attentions.values() for v in a.variables),
+            *(v for head in self.heads.values() for v in head.variables),
         ]
 
 

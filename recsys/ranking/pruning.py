@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from recsys._tensorflow import keras
 from recsys.features.gates import kept
 from recsys.features.pruning import prune_table, pruned_rows
 from recsys.features.spec import TableSpec
@@ -38,8 +39,10 @@ def prune(model: Ranker) -> Ranker:
     pruned = Ranker(small_spec, seed=0)
     pruned.table.table.assign(np.concatenate([weights[place] for place in chosen]))
     names = [one.name for one in live]
-    for variable, values in zip(pruned.backbone.variables, _backbone_weights(model, names), strict=True):
-        variable.assign(values)
+    backbones = [pruned.backbone, *pruned.heads.values()]
+    for one, whole in zip(backbones, [model.backbone, *model.heads.values()], strict=True):
+        for variable, values in zip(one.variables, _backbone_weights(spec, whole, names), strict=True):
+            variable.assign(values)
     for name, attention in pruned.layer.attentions.items():
         for variable, value in zip(attention.variables, model.layer.attentions[name].variables, strict=True):
             variable.assign(value)
@@ -66,29 +69,31 @@ def live_fields(spec: RankerSpec, stays: np.ndarray) -> tuple[FieldSpec, ...]:
     return tuple(one for one in spec.fields if one.name in live)
 
 
-def _backbone_weights(model: Ranker, names: list[str]) -> list[np.ndarray]:
+def _backbone_weights(spec: RankerSpec, backbone: keras.layers.Layer, names: list[str]) -> list[np.ndarray]:
     """The backbone's variables less the inputs of dropped fields, in the order of its variables."""
-    spec, dim = model.spec, model.spec.dim
+    dim = spec.dim
     places = [place for place, one in enumerate(spec.fields) if one.name in names]
     flat = np.concatenate([np.arange(place * dim, (place + 1) * dim) for place in places])
     width = len(spec.fields) * dim
-    inputs = _network_inputs(model, places, flat)
+    inputs = _network_inputs(spec, backbone, places, flat)
     found = []
-    for variable in model.backbone.variables:
+    for variable in backbone.variables:
         values, name = variable.numpy(), variable.name
         if id(variable) in inputs:
             values = values[inputs[id(variable)]]
         elif spec.config.backbone == "dcn_v2" and "cross_" in name:
             values = values[flat] if values.ndim == 1 else values[np.ix_(flat, flat)]
-        elif spec.config.backbone == "dcn_v2" and variable is model.backbone.output_layer.kernel:
+        elif spec.config.backbone == "dcn_v2" and variable is backbone.output_layer.kernel:
             values = np.concatenate([values[flat], values[width:]])
         found.append(values)
     return found
 
 
-def _network_inputs(model: Ranker, places: list[int], flat: np.ndarray) -> dict[int, np.ndarray]:
+def _network_inputs(
+    spec: RankerSpec, backbone: keras.layers.Layer, places: list[int], flat: np.ndarray
+) -> dict[int, np.ndarray]:
     """By id of a network's first kernel: the rows of it that stay."""
-    spec, backbone, dim = model.spec, model.backbone, model.spec.dim
+    dim = spec.dim
     if spec.config.backbone == "two_tower":
         found = {}
         for name, side in backbone.sides.items():

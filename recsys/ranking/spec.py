@@ -65,12 +65,14 @@ class FieldSpec:
 class RankerSpec:
     """Everything that fixes the ranker's shape: single-valued fields first, lists after; parts of the table in order.
 
-    `candidate` is the place of the item id among the fields, -1 where it is not read.
+    `candidate` is the place of the item id among the fields, -1 where it is not read. `tasks` are predicted beside the
+    click.
     """
 
     config: RankerConfig
     fields: tuple[FieldSpec, ...]
     tables: tuple[TableSpec, ...]
+    tasks: tuple[str, ...] = ()
 
     @property
     def dim(self) -> int:
@@ -79,7 +81,7 @@ class RankerSpec:
 
     @property
     def linear(self) -> bool:
-        """Whether values have a first-order weight, the last column of the table."""
+        """Whether values have first-order weights, the last columns of the table: the click's, then each task's."""
         return self.config.backbone == "lr" or (self.config.linear and self.config.backbone in ("fm", "deepfm"))
 
     @cached_property

@@ -1,5 +1,7 @@
 """One training step of the ranker: weighted cross-entropy, updates of the batch's rows, and of gates in a search."""
 
+from collections.abc import Mapping
+
 from recsys._tensorflow import tf
 from recsys.config.ranking import RankingTrainConfig
 from recsys.features.gate_optimiser import GateOptimiser
@@ -12,10 +14,17 @@ class Trainer(tf.Module):
     """Model and optimisers, and the compiled step over them. With `gates` the step searches."""
 
     def __init__(
-        self, model: Ranker, config: RankingTrainConfig, seed: int, gates: GateOptimiser | None = None
+        self,
+        model: Ranker,
+        config: RankingTrainConfig,
+        seed: int,
+        gates: GateOptimiser | None = None,
+        tasks: Mapping[str, float] | None = None,
     ) -> None:
+        """`tasks`: the weight of each other task's loss, by name."""
         super().__init__(name="trainer")
         self.model, self.seed, self.gates = model, seed, gates
+        self.tasks = dict(tasks or {})
         rate, epsilon = config.learning_rate, config.epsilon
         self.rate = rate
         self.table_optimiser = LazyAdam(rate, epsilon=epsilon, l2=config.l2_embeddings)
@@ -25,10 +34,23 @@ class Trainer(tf.Module):
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
 
     def loss(self, batch: Batch, seed: tf.Tensor | None) -> tf.Tensor:
-        """Mean over the batch of weight x cross-entropy of the logit less its offset; `seed` as for the model."""
-        logits = self.model(batch["features"], seed).logits - batch["offsets"]
+        """Mean over the batch of weight x cross-entropy of the logit less its offset; `seed` as for the model.
+
+        Each other task adds its weight times the cross-entropy of the rows where its outcome is known (not NaN), over
+        the weight of all rows of the batch. Its gradient reaches the shared table, and so gates get that of the sum
+        (OptFS, section 11).
+        """
+        scored = self.model(batch["features"], seed)
+        logits = scored.logits - batch["offsets"]
         losses = tf.nn.sigmoid_cross_entropy_with_logits(labels=batch["labels"], logits=logits)
-        return tf.reduce_sum(batch["weights"] * losses) / tf.reduce_sum(batch["weights"])
+        loss = tf.reduce_sum(batch["weights"] * losses) / tf.reduce_sum(batch["weights"])
+        for name, weight in self.tasks.items():
+            unknown = tf.math.is_nan(batch["outcomes"][name])
+            labels = tf.where(unknown, 0.0, batch["outcomes"][name])
+            rows = tf.nn.sigmoid_cross_entropy_with_logits(labels=labels, logits=scored.tasks[name])
+            weights = tf.where(unknown, 0.0, batch["weights"])
+            loss += weight * tf.reduce_sum(weights * rows) / tf.reduce_sum(batch["weights"])
+        return loss
 
     @tf.function(reduce_retracing=True)
     def train_step(self, batch: Batch) -> tf.Tensor:

@@ -29,6 +29,8 @@ class FeatureTable(keras.layers.Layer):
             first = tf.random.stateless_normal(shape, [seed, 0], stddev=scale)
         if spec.linear:
             first *= tf.constant([[1.0] * spec.dim + [0.0]])
+        if spec.linear and spec.tasks:
+            first = tf.concat([first, tf.zeros([spec.rows, len(spec.tasks)])], axis=1)
         self.table = tf.Variable(first, name="table")
         every = gated is None or bool(gated.all())
         self.gated = None if every else tf.Variable(gated, trainable=False, name="gated")

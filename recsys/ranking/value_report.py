@@ -1,7 +1,7 @@
 """What a ranking job leaves to be read: `ranking.json`, and a table of values for each part of the table."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,21 @@ BYTES = 4
 
 @dataclass(frozen=True)
 class ValueSet:
-    """One set of values that was trained on: a search's (with its kappa), all of them (`backbone`), or a control."""
+    """One set of values that was trained on: a search's (with its kappa), all of them (`backbone`), or a control.
+
+    `task_auc` are the other tasks' AUC on validation rows at the best epoch, by name.
+    """
 
     name: str
     kappa: float | None
     kept_ratio: float
     validation_auc: float
     chosen: bool
+    task_auc: Mapping[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """As the report holds it, without `task_auc` where the click is the only task."""
+        return {name: value for name, value in asdict(self).items() if name != "task_auc" or value}
 
 
 def written_report(
@@ -46,11 +54,11 @@ def written_report(
     stays = np.ones(bench.spec.rows, bool) if gates is None else bench.kept_rows(outcome.gates, gates)
     seen = bench.values
     fields = {}
-    for field in bench.spec.fields:
-        part = bench.spec.part(field.table)
+    for one in bench.spec.fields:
+        part = bench.spec.part(one.table)
         there, counts = seen[part], bench.counts[part]
         open_here = there & stays[part]
-        fields[field.name] = {
+        fields[one.name] = {
             "values": int(there.sum()),
             "kept": int(open_here.sum()),
             "kept_share_of_rows": float(counts[open_here].sum() / max(counts.sum(), 1)),
@@ -59,7 +67,7 @@ def written_report(
     before, after = live_interactions(model, sample, seen), live_interactions(model, sample, seen & stays)
     return {
         "backbone": bench.spec.config.backbone,
-        "sets": [asdict(one) for one in sets],
+        "sets": [one.to_json() for one in sets],
         "best_epoch": outcome.best_epoch,
         "epochs": outcome.epochs,
         "search_epochs": list(search_epochs),

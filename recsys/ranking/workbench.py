@@ -7,7 +7,7 @@ calls, and run again it ends with the same bytes.
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from recsys.ranking.occurrences import row_counts
 from recsys.ranking.seeds import named_seed
 from recsys.ranking.spec import RankerSpec, ranker_spec
 from recsys.ranking.step import Trainer
+from recsys.ranking.tasks import CLICK, check_tasks
 from recsys.retrieval.checkpoints import CheckpointFolder
 from recsys.retrieval.display import Display
 from recsys.retrieval.shards import EventReader, scan_positives
@@ -39,6 +40,9 @@ from recsys.schema import SPLITS
 
 LOG_STEPS = 50
 """Steps between looks at the loss: reading it makes the host wait for the device."""
+
+TASK_AUC = "auc_"
+"""Before a task's name, in the record of an epoch."""
 
 Weights = Mapping[str, np.ndarray]
 
@@ -58,6 +62,12 @@ class Outcome:
     best_epoch: int
     best_auc: float
 
+    @property
+    def task_auc(self) -> dict[str, float]:
+        """The other tasks' validation AUC at the best epoch, by name."""
+        record = self.epochs[self.best_epoch - 1] if self.best_epoch else {}
+        return {name.removeprefix(TASK_AUC): value for name, value in record.items() if name.startswith(TASK_AUC)}
+
 
 @dataclass(eq=False)
 class Workbench:
@@ -74,7 +84,9 @@ class Workbench:
         train = self.config.train
         drawn = train.negatives
         events = scan_positives(self.dataset, SPLITS[:1], all_labels=drawn is None)
-        self.spec: RankerSpec = ranker_spec(self.dataset, self.config.model, events.counts)
+        check_tasks(self.dataset, self.config)
+        spec = ranker_spec(self.dataset, self.config.model, events.counts)
+        self.spec: RankerSpec = replace(spec, tasks=tuple(self.config.tasks))
         self.maker = ExampleMaker(self.dataset, self.spec, self.config, events.counts["item"])
         rows = train.batch_size if drawn is None else max(1, train.batch_size // (1 + drawn.per_positive))
         order = train.order == "time"
@@ -188,7 +200,8 @@ class Workbench:
     ) -> Outcome:
         ended = self.folder.read(f"{name}-ended.npz")
         if ended is None:
-            trainer = Trainer(model, self.config.train, named_seed(self.seed, "steps"), optimiser)
+            tasks = {task: settings.weight for task, settings in self.config.tasks.items()}
+            trainer = Trainer(model, self.config.train, named_seed(self.seed, "steps"), optimiser, tasks)
             ended_arrays, state = _Phase(self, name, trainer, epochs, rewind_epoch).run()
         else:
             ended_arrays, state = ended.arrays, ended.state
@@ -294,8 +307,14 @@ class _Phase:
             record["open_gates"] = float(kept(gates.logits.numpy()).mean())
         examples = self.bench.validation
         if examples is not None:
-            value = auc(self.live(examples.features), examples.labels, examples.weights)
+            logits = self.live.every(examples.features)
+            value = auc(logits[CLICK], examples.labels, examples.weights)
             record["auc"] = value
+            for name, outcomes in examples.outcomes.items():
+                known = ~np.isnan(outcomes)
+                task_value = auc(logits[name][known], outcomes[known], examples.weights[known])
+                if math.isfinite(task_value):
+                    record[TASK_AUC + name] = task_value
             self.bench.display.measured({"auc": value})
             if value > progress.best_value:
                 progress.best_epoch, progress.best_value = progress.epoch, value

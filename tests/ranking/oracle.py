@@ -83,16 +83,21 @@ def dense(layer, x: np.ndarray) -> np.ndarray:
     return x @ weights[0] + (weights[1] if len(weights) > 1 else 0.0)
 
 
-def logits(model: Ranker, features: dict[str, np.ndarray], gates: np.ndarray) -> np.ndarray:
-    """`[batch] float64`."""
+def logits(model: Ranker, features: dict[str, np.ndarray], gates: np.ndarray, task: str | None = None) -> np.ndarray:
+    """`[batch] float64`, of the click or of another task."""
     found = encode(model, features, gates)
-    dim, kind, backbone = model.spec.dim, model.spec.config.backbone, model.backbone
+    dim, kind = model.spec.dim, model.spec.config.backbone
+    backbone = model.backbone if task is None else model.heads[task]
     v = found[..., :dim]
     flat = v.reshape(len(v), -1)
-    first = found[..., dim].sum(1) + float(backbone.bias) if model.spec.linear else 0.0
+    column = dim if task is None else dim + 1 + model.spec.tasks.index(task)
+    first = found[..., column].sum(1) + float(backbone.bias) if model.spec.linear else 0.0
     count = v.shape[1]
     pairs = [(i, j) for i in range(count) for j in range(i + 1, count)]
     products = np.stack([(v[:, i] * v[:, j]).sum(1) for i, j in pairs], axis=1)
+    if task is not None and kind in ("fm", "deepfm"):
+        weighed = v * backbone.pair_weights.numpy().astype(np.float64)
+        products = np.stack([(weighed[:, i] * v[:, j]).sum(1) for i, j in pairs], axis=1)
     if kind == "lr":
         return first
     if kind == "fm":

@@ -206,6 +206,9 @@ class ByPosition:
         self.given = arrays
         return 0.05 + 0.3 * (arrays["user"] % 7) / 7
 
+    def probabilities(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {"probability": self(arrays)}
+
 
 def test_a_ranker_that_assumes_a_position_is_calibrated_where_items_stood_there(
     simulated: Pipeline, tmp_path, monkeypatch: pytest.MonkeyPatch

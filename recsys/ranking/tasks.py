@@ -1,0 +1,76 @@
+"""Tasks beside the click: where their labels stand, which rows count, what is exported of them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from recsys.config.ranking import RankingConfig, TaskConfig
+from recsys.dataset_folder import DatasetFolder, read_parquet
+from recsys.errors import UserError
+from recsys.ranking.calibration import Calibration
+from recsys.schema import LABEL, SPLITS, Kind, Side
+
+CLICK = "click"
+"""The task that every ranker has."""
+
+
+@dataclass(frozen=True)
+class CalibratedTask:
+    """A trained task as it is exported; `of_clicks`: its logit is given the click."""
+
+    of_clicks: bool
+    calibration: Calibration
+
+
+def outcome(task: TaskConfig, table: pa.Table, labels: np.ndarray) -> np.ndarray:
+    """A task's labels in the rows of an event table with click `labels` `[n]`: `[n] float32`, NaN: does not count."""
+    values = table[task.label_field].to_numpy().astype(np.float32)
+    return np.where(labels > 0, values, np.float32(np.nan)) if task.of == "clicks" else values
+
+
+def check_tasks(dataset: DatasetFolder, config: RankingConfig) -> None:
+    """Raise UserError where a task's labels are missing, are not 0 and 1, or cannot teach what is asked for.
+
+    So too where the field of the rows' weights is missing. Reads the tasks' columns once, file by file.
+    """
+    numbers = [field.name for field in dataset.schema.of(Side.CONTEXT, Kind.NUMERIC, Kind.OUTCOME)]
+    if config.train.weight_field is not None and config.train.weight_field not in numbers:
+        raise UserError(
+            f"ranking.train.weight_field: the data set has no number of an event called '{config.train.weight_field}'; "
+            f"it has {numbers or 'none'}."
+        )
+    outcomes = [field.name for field in dataset.schema.of(Side.CONTEXT, Kind.OUTCOME)]
+    for name, task in config.tasks.items():
+        where = f"ranking.tasks.{name}.label_field"
+        if task.label_field not in outcomes:
+            raise UserError(
+                f"{where}: '{task.label_field}' is no outcome of the data set; it has {outcomes or 'none'}. Declare "
+                "the column under data.fields with 'side: context, kind: outcome', so that no model reads it."
+            )
+        found, unclicked = set[float](), 0
+        for split in SPLITS[:2]:
+            for file in dataset.event_files(split):
+                table = read_parquet(file, [LABEL, task.label_field])
+                labels, values = table[LABEL].to_numpy(), table[task.label_field].to_numpy()
+                wrong = np.flatnonzero(~(np.isnan(values) | (values == 0) | (values == 1)))
+                if len(wrong):
+                    raise UserError(
+                        f"{where}: {file}, row {wrong[0]}: '{task.label_field}' is {values[wrong[0]]:g}; expected 1, 0 "
+                        "or nothing."
+                    )
+                if split == SPLITS[0]:
+                    counted = outcome(task, table, labels)
+                    found |= set(np.unique(counted[~np.isnan(counted)]).tolist())
+                    unclicked += int((~np.isnan(values) & (labels == 0)).sum())
+        if len(found) < 2:
+            what = "clicked rows" if task.of == "clicks" else "rows"
+            raise UserError(
+                f"{where}: the training {what} hold {sorted(found) or 'nothing'} in '{task.label_field}'; "
+                "a task needs 0 and 1."
+            )
+        if task.of == "impressions" and not unclicked:
+            raise UserError(
+                f"ranking.tasks.{name}.of: '{task.label_field}' is known for clicked rows alone, so nothing tells what "
+                "becomes of impressions; use 'clicks', or give 0 where there was no click."
+            )
