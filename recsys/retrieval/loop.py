@@ -13,7 +13,8 @@ from recsys.errors import UserError
 from recsys.retrieval.checkpoints import CheckpointFolder
 from recsys.retrieval.display import Display
 from recsys.retrieval.gate_search import REWIND, GateStage, rewind_arrays
-from recsys.retrieval.input import training_batches
+from recsys.retrieval.health import Health
+from recsys.retrieval.input import Batch, training_batches
 from recsys.retrieval.live import LiveTower
 from recsys.retrieval.shards import EventReader
 from recsys.retrieval.state import Progress, assign_variables, variable_arrays
@@ -48,6 +49,7 @@ class Loop:
     def __post_init__(self) -> None:
         model = self.trainer.model
         self.embed_queries, self.embed_items = LiveTower(model.query_tower), LiveTower(model.item_tower)
+        self.health = Health(self.trainer)
         self.trainer.optimiser.build(model.trainable_variables)
         streaming = self.trainer.log_q.streaming
         self.frequencies = list(streaming.variables) if streaming is not None else []
@@ -86,7 +88,8 @@ class Loop:
                 self.stage.begin_step(progress.epoch, progress.step)
             step = progress.epoch * steps + progress.step
             rate = learning_rate(self.config.optimiser, progress.epoch, step, epochs * steps)
-            pending.append(self.trainer.train_step(next(batches), tf.constant(rate, tf.float32)))
+            batch = next(batches)
+            pending.append(self.trainer.train_step(batch, tf.constant(rate, tf.float32)))
             progress.step += 1
             ended = progress.step == steps
             due = progress.step % self.config.checkpoint.every_steps == 0
@@ -95,7 +98,7 @@ class Loop:
                 self._look(progress, pending, rate, epochs)
                 pending = []
             if ended:
-                self._end_epoch(progress, epochs)
+                self._end_epoch(progress, epochs, batch)
             if ended or due:
                 self._save(progress)
                 saved = time.monotonic()
@@ -123,18 +126,20 @@ class Loop:
             tf.summary.scalar("examples_per_second", self.display.rate(step, self.config.batch_size))
         self.display.step(step, self.config.batch_size, losses[-1], f"{progress.epoch + 1}/{epochs}")
 
-    def _end_epoch(self, progress: Progress, epochs: int) -> None:
-        """Validate, note the best epoch, decide whether to go on."""
+    def _end_epoch(self, progress: Progress, epochs: int, batch: Batch) -> None:
+        """Validate, note the best epoch, decide whether to go on; log how training goes, on the epoch's last batch."""
         record = {"loss": progress.loss_sum / self.reader.steps}
         temperature = 1.0 / float(self.trainer.model.inverse_temperature)
         progress.epoch, progress.step, progress.loss_sum = progress.epoch + 1, 0, 0.0
+        health = self.health.measure(batch)
         last = progress.epoch == epochs
         stop = last
         if self.stage is not None:
             record |= self.stage.record()
         if self.validation is not None and (last or progress.epoch % self.config.validation.every_epochs == 0):
-            metrics = self.validation.measure(self.embed_queries, self.embed_items)
+            metrics, details = self.validation.measure(self.embed_queries, self.embed_items)
             record |= metrics
+            health |= details
             self.display.measured(metrics)
             value = metrics[f"recall@{self.validation.k}"]
             if value > progress.best_value:
@@ -144,7 +149,7 @@ class Loop:
         progress.epochs.append(record)
         progress.finished = stop
         with self.writer.as_default(step=progress.epoch):
-            for name, value in {**record, "temperature": temperature}.items():
+            for name, value in {**record, **health, "temperature": temperature}.items():
                 tf.summary.scalar(f"epoch/{name}", value)
         self.writer.flush()
 
