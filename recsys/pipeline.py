@@ -156,6 +156,9 @@ class Pipeline:
                 "ranking": self._settings("ranking"),
                 "seed": self.config.seed,
             }
+            if ranking.retrieval_score:
+                _needed(self.model_path, "retrieval model, whose score the ranker is to read", "train")
+                inputs["model"] = _model_id(self.model_path)
             checkpoints = self.workdir / "checkpoints"
 
             def make(key: str) -> None:
@@ -168,6 +171,7 @@ class Pipeline:
                     self.ranker_path,
                     checkpoints=checkpoints / key[:16],
                     logs=self.workdir / "logs",
+                    retrieval_model=self.model_path if self.model_path.is_dir() else None,
                     quiet=self.quiet,
                 )
 

@@ -22,6 +22,8 @@ ITEM = "item"
 TIME = "time"
 VALUE = "value"
 LABEL = "label"
+RETRIEVAL_SCORE = "retrieval_score"
+"""A ranker's input that holds the retrieval model's score, float32; no field of a data set."""
 SPLITS = ("train", "validation", "test")
 
 
@@ -120,7 +122,7 @@ class Schema(BaseModel):
 
     @model_validator(mode="after")
     def _names(self) -> "Schema":
-        reserved = {USER, ITEM, TIME, VALUE, LABEL, "raw", "title", "count", "available_from", "split"}
+        reserved = {USER, ITEM, TIME, VALUE, LABEL, RETRIEVAL_SCORE, "raw", "title", "count", "available_from", "split"}
         seen: set[str] = set()
         for field in self.fields:
             if field.name in reserved:

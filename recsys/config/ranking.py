@@ -140,6 +140,9 @@ class RankingConfig(Section):
     tasks: dict[TaskName, TaskConfig] = Field(default_factory=dict, exclude_if=lambda tasks: not tasks)
     """What is predicted beside the click, by name, for example `conversion`. Early stopping and the choice among
     `kappas` look at the click."""
+    retrieval_score: bool = False
+    """Whether the score that the trained towers give query and item is a field, `retrieval_score`: a number, read as
+    `model.numeric` says, with a gate of its own in a search. Evaluation and serving take that of the bundle's."""
     position: PositionConfig | None = None
     calibration: Literal["none", "platt", "isotonic"] = "platt"
     """Fitted on validation rows, stored with the model."""
@@ -152,4 +155,6 @@ class RankingConfig(Section):
             raise ValueError("'tasks.click': the click is always a task, its label is the event's; take another name")
         if self.train.negatives is not None and any(task.of == "impressions" for task in self.tasks.values()):
             raise ValueError("'tasks' of impressions need impressions: use 'of: clicks', or no 'train.negatives'")
+        if self.retrieval_score and self.model.backbone == "two_tower":
+            raise ValueError("'retrieval_score' is a number of both sides, which 'two_tower' has no place for")
         return self

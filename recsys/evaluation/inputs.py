@@ -1,6 +1,6 @@
 """What a tower reads, gathered from a data set folder: arrays by column name, batch first (docs/contracts.md)."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -17,14 +17,20 @@ def query_columns(dataset: DatasetFolder, wanted: Collection[str]) -> list[str]:
     return [USER, *(field.name for field in fields if field.name in wanted)]
 
 
-def query_inputs(dataset: DatasetFolder, events: pa.Table, wanted: Collection[str]) -> dict[str, np.ndarray]:
+def query_inputs(
+    dataset: DatasetFolder,
+    events: pa.Table,
+    wanted: Collection[str],
+    features: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, np.ndarray]:
     """The query tower's inputs for rows of an event table that has `query_columns`.
 
-    Users' features are looked up by id; context and sequences come from the rows, as of their time.
+    Users' features are looked up by id; context and sequences come from the rows, as of their time. Who asks for many
+    tables gives the users' `features` by id.
     """
     users = events[USER].to_numpy()
     arrays: dict[str, np.ndarray] = {USER: users}
-    for name, column in dataset.features(Side.USER).items():
+    for name, column in (dataset.features(Side.USER) if features is None else features).items():
         if name in wanted:
             arrays[name] = column[users]
     for field in (*dataset.schema.of(Side.CONTEXT), *dataset.schema.of(Side.USER, Kind.SEQUENCE)):

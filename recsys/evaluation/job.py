@@ -190,6 +190,7 @@ def _ranking(setting: Setting, bundle: Artifact, seed: int) -> dict | None:
         resamples=config.bootstrap,
         confidence=config.confidence,
         seed=seed,
+        model=bundle.path / "model",
     )
 
 

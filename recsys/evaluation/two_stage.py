@@ -12,10 +12,7 @@ from recsys.errors import UserError
 from recsys.evaluation.inputs import item_inputs, query_columns, query_inputs
 from recsys.evaluation.queries import Events, Queries
 from recsys.evaluation.search import NO_COLUMN
-from recsys.schema import FIRST_VALUE_ID, Kind, Side
-
-RETRIEVAL_SCORE = "retrieval_score"
-"""The ranker's input that holds the retrieval model's score, float32; where it reads it."""
+from recsys.schema import FIRST_VALUE_ID, RETRIEVAL_SCORE, Kind, Side
 
 BLOCK_ROWS = 1 << 16
 

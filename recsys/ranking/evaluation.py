@@ -15,7 +15,8 @@ from recsys.encoding.arrays import lexicographic_order, run_starts
 from recsys.evaluation.inputs import query_inputs
 from recsys.ranking.measure import Shown, measure_shown, reliability
 from recsys.ranking.metrics import calibration_bins
-from recsys.schema import FIRST_VALUE_ID, ITEM, LABEL, TIME, USER, Kind, Side
+from recsys.ranking.retrieval_score import RowScores
+from recsys.schema import FIRST_VALUE_ID, ITEM, LABEL, RETRIEVAL_SCORE, TIME, USER, Kind, Side
 
 MANIFEST, REPORT = "manifest.json", "ranking.json"
 RESAMPLED_ROWS = 1 << 27
@@ -30,14 +31,22 @@ _WIDTHS_MS = tuple(_HOUR_MS * hours for hours in (1, 2, 3, 6, 12, 24, 48, 168, 7
 
 
 def evaluate_ranker(
-    dataset: DatasetFolder, folder: Path, split: str, *, resamples: int, confidence: float, seed: int
+    dataset: DatasetFolder,
+    folder: Path,
+    split: str,
+    *,
+    resamples: int,
+    confidence: float,
+    seed: int,
+    model: Path | None = None,
 ) -> dict[str, Any] | None:
     """The ranker in `folder` on the impressions of a split, for the report; None where all have the same label.
 
     What `evaluate_shown` gives, with the ranker's own record of the sets of values that it tried and of the values kept
     by field, and with `tasks` by name where it has any (`evaluate_task`). A ranker that neutralises the position is
     asked as serving asks it; its probabilities are then of the neutral position, so calibration is measured on the
-    impressions that were shown there (`position`).
+    impressions that were shown there (`position`). A ranker that reads the retrieval score gets that of the retrieval
+    `model`, a folder.
     """
     from recsys.scoring.ranker import load_ranker
 
@@ -45,7 +54,10 @@ def evaluate_ranker(
     if len(np.unique(events[LABEL].to_numpy())) < 2:
         return None
     ranker = load_ranker(folder)
-    predicted = ranker.probabilities(impression_inputs(dataset, events, ranker.inputs))
+    inputs = impression_inputs(dataset, events, ranker.inputs)
+    if RETRIEVAL_SCORE in ranker.inputs and model is not None:
+        inputs[RETRIEVAL_SCORE] = RowScores.open(dataset, model).of_rows(events)
+    predicted = ranker.probabilities(inputs)
     shown = shown_in(dataset, split, predicted["probability"])
     resamples = min(resamples, max(100, RESAMPLED_ROWS // len(shown)))
     frequencies = training_frequencies(dataset, split)
@@ -53,6 +65,7 @@ def evaluate_ranker(
     settings = json.loads((folder / MANIFEST).read_text(encoding="utf-8")).get("ranking", {})
     record = json.loads((folder / REPORT).read_text(encoding="utf-8"))
     measured |= {"split": split, "backbone": record["backbone"], "fields": record["fields"], "position": None}
+    measured["retrieval_score"] = record.get("retrieval_score")
     measured["sets"] = [one | {"auc": one["validation_auc"]} for one in record["sets"]]
     neutral = np.ones(len(shown), bool)
     if settings.get("position"):

@@ -6,14 +6,16 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from recsys.config.ranking import NegativesConfig, RankingConfig
 from recsys.dataset_folder import DatasetFolder, pad_lists
 from recsys.errors import UserError
+from recsys.ranking.retrieval_score import RowScores
 from recsys.ranking.seeds import named_seed
 from recsys.ranking.spec import FieldSpec, RankerSpec
 from recsys.ranking.tasks import outcome
-from recsys.schema import FIRST_VALUE_ID, ITEM, LABEL, USER, Side
+from recsys.schema import FIRST_VALUE_ID, ITEM, LABEL, RETRIEVAL_SCORE, USER, Side
 
 BLOCK_ROWS = 65_536
 
@@ -41,12 +43,16 @@ class Examples:
 
 @dataclass(frozen=True, eq=False)
 class ExampleMaker:
-    """Makes examples of tables of events. `item_counts` `[ids]` are the training events of each item."""
+    """Makes examples of tables of events. `item_counts` `[ids]` are the training events of each item.
+
+    `scores` gives each row's retrieval score, to a ranker that reads it.
+    """
 
     dataset: DatasetFolder
     spec: RankerSpec
     config: RankingConfig
     item_counts: np.ndarray
+    scores: RowScores | None = None
     static: Mapping[str, tuple[str, np.ndarray]] = field(init=False)
     """By column: whose id (user or item) it is looked up by, and the values by id."""
 
@@ -59,12 +65,12 @@ class ExampleMaker:
             if name in names
         }
         object.__setattr__(self, "static", static)
-        negatives, moving = self.config.train.negatives, [one.name for one in self._of_item_event()]
+        negatives, moving = self.config.train.negatives, self._moving()
         if negatives is not None and negatives.source == "catalogue" and moving:
             raise UserError(
-                f"ranking.train.negatives.source: the ranker reads '{moving[0]}', a value as of an event's time, which "
-                "items drawn from the catalogue do not have; use 'batch', or leave the field out of "
-                "ranking.model.features."
+                f"ranking.train.negatives.source: '{moving[0]}' is read (by the ranker, or by the towers for the "
+                "retrieval score), a value as of an event's time, which items drawn from the catalogue do not have; "
+                "use 'batch', or leave the field out of ranking.model.features (model.item.features)."
             )
 
     @property
@@ -73,12 +79,13 @@ class ExampleMaker:
         read = [one.name for one in self._of_event()]
         weight = self.config.train.weight_field
         outcomes = [task.label_field for task in self.config.tasks.values()]
-        return tuple(dict.fromkeys([USER, ITEM, LABEL, *read, *([weight] if weight else []), *outcomes]))
+        scored = self.scores.columns if self.scores is not None else ()
+        return tuple(dict.fromkeys([USER, ITEM, LABEL, *read, *([weight] if weight else []), *outcomes, *scored]))
 
     def make(self, table: pa.Table, rng: np.random.Generator) -> Examples:
         """Examples of a table of `columns`; with configured negatives these are drawn by `rng` and follow behind."""
         arrays = {one.name: _decode(table, one) for one in self._of_event()}
-        arrays |= {name: table[name].to_numpy() for name in (USER, ITEM)}
+        arrays |= {name: table[name].to_numpy() for name in (USER, ITEM, *self._moving()) if name not in arrays}
         labels = table[LABEL].to_numpy().astype(np.float32)
         outcomes = {name: outcome(task, table, labels) for name, task in self.config.tasks.items()}
         weight = self.config.train.weight_field
@@ -97,6 +104,8 @@ class ExampleMaker:
         features = {one.name: arrays[one.name] for one in self.spec.fields if one.name in arrays}
         for name, (whose, values) in self.static.items():
             features[name] = values[arrays[whose]]
+        if self.scores is not None:
+            features[RETRIEVAL_SCORE] = self.scores.of_items(table, arrays)
         return Examples(features, labels, weights, offsets, users, items, outcomes)
 
     def _with_negatives(
@@ -104,7 +113,7 @@ class ExampleMaker:
     ) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """The rows and, behind them, copies with other items; and the chance that each row's item is drawn."""
         rows, copies = len(arrays[USER]), config.per_positive
-        of_item = {ITEM, *(one.name for one in self._of_item_event())}
+        of_item = {ITEM, *self._moving()}
         repeated = {
             name: np.concatenate([values] * (1 + copies)) for name, values in arrays.items() if name not in of_item
         }
@@ -121,10 +130,13 @@ class ExampleMaker:
         return {**repeated, **taken}, chance
 
     def _of_event(self) -> list[FieldSpec]:
-        return [one for one in self.spec.fields if one.name not in self.static and one.name not in (USER, ITEM)]
+        others = (USER, ITEM, RETRIEVAL_SCORE)
+        return [one for one in self.spec.fields if one.name not in self.static and one.name not in others]
 
-    def _of_item_event(self) -> list[FieldSpec]:
-        return [one for one in self._of_event() if one.side is Side.ITEM]
+    def _moving(self) -> list[str]:
+        """What an event's row says of its item, for the ranker or for the towers that score."""
+        own = [one.name for one in self._of_event() if one.side is Side.ITEM]
+        return list(dict.fromkeys([*own, *(self.scores.moving if self.scores is not None else ())]))
 
 
 def _decode(table: pa.Table, spec: FieldSpec) -> np.ndarray:
@@ -148,9 +160,23 @@ def example_blocks(maker: ExampleMaker, split: str) -> Iterator[Examples]:
         maker.spec,
         maker.config.model_copy(update={"train": maker.config.train.model_copy(update={"negatives": None})}),
         maker.item_counts,
+        maker.scores,
     )
     for file in maker.dataset.event_files(split):
-        import pyarrow.parquet as pq
-
         for batch in pq.ParquetFile(file).iter_batches(BLOCK_ROWS, columns=list(plain.columns)):
             yield plain.make(pa.Table.from_batches([batch]), np.random.default_rng(0))
+
+
+def training_scores(maker: ExampleMaker, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The retrieval scores of all training examples, drawn negatives among them, and their labels, `[n] float32`."""
+    rng = np.random.default_rng(named_seed(seed, "retrieval score"))
+    parts = []
+    for file in maker.dataset.event_files("train"):
+        for batch in pq.ParquetFile(file).iter_batches(BLOCK_ROWS, columns=list(maker.columns)):
+            table = pa.Table.from_batches([batch])
+            if maker.config.train.negatives is not None:
+                table = table.filter(pc.equal(table[LABEL], 1))
+            if len(table):
+                made = maker.make(table, rng)
+                parts.append((made.features[RETRIEVAL_SCORE], made.labels))
+    return np.concatenate([scores for scores, _ in parts]), np.concatenate([labels for _, labels in parts])

@@ -23,6 +23,7 @@ from recsys.ranking.selection import Candidate, as_logits, at_random, choose, mo
 from recsys.ranking.tasks import CLICK, CalibratedTask
 from recsys.ranking.value_report import ValueSet, write_value_tables, written_report
 from recsys.ranking.workbench import Outcome, Workbench
+from recsys.retrieval import MODEL_FORMAT, MODEL_KIND
 from recsys.retrieval.checkpoints import CheckpointFolder
 from recsys.retrieval.display import training_display
 from recsys.retrieval.export import write_json
@@ -51,10 +52,12 @@ def rank(
     *,
     checkpoints: Path,
     logs: Path,
+    retrieval_model: Path | None = None,
     quiet: bool = False,
 ) -> Artifact:
     """Train a ranker on labelled events and write its folder (docs/contracts.md, 'Ranker folder') to `output`.
 
+    `retrieval_model` is the folder of the towers that it will stand behind; its manifest records which they were.
     Without `gates` one training; with them a search for each kappa, training on what it kept, the choice, the
     controls. Killed at any moment and called again with the same `checkpoints` folder, it goes on and ends with the
     same ranker. Raises UserError for settings that do not fit the data set or the machine.
@@ -64,10 +67,11 @@ def rank(
         "dataset": dataset.artifact.artifact_id,
         "ranking": config.model_dump(mode="json"),
         "seed": seed,
+        "retrieval_model": _id_of(retrieval_model),
     }
     folder = CheckpointFolder(checkpoints, fingerprint(settings))
     with on_device(config.train.device, "ranking.train.device"), training_display(quiet) as display:
-        bench = Workbench(dataset, config, seed, folder, display, Path(logs))
+        bench = Workbench(dataset, config, seed, folder, display, Path(logs), retrieval_model)
         neutral = _neutral(dataset, config)
         chosen = _plain(bench) if config.gates is None else _searched(bench, config.gates)
         model = bench.ranker(chosen.outcome, chosen.gates)
@@ -87,6 +91,10 @@ def rank(
         if chosen.outcome.gates is not None:
             write_value_tables(target / "values", bench, chosen.outcome.gates, exported)
     return open_artifact(output, RANKER_KIND, RANKER_FORMAT)
+
+
+def _id_of(model: Path | None) -> str | None:
+    return None if model is None else open_artifact(model, MODEL_KIND, MODEL_FORMAT).artifact_id
 
 
 def _plain(bench: Workbench) -> _Chosen:

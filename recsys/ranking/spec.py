@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from recsys.config.ranking import RankerConfig
+from recsys.config.ranking import NumericConfig, RankerConfig
 from recsys.dataset_folder import DatasetFolder
 from recsys.errors import UserError
 from recsys.features.spec import TableSpec, identity_table, input_spec, table_spec
 from recsys.ranking.buckets import LARGEST_BUCKET, quantile_edges, squared_log_bucket
-from recsys.schema import FIRST_VALUE_ID, ITEM, PADDING_ID, USER, Field, Kind, Side, Statistic
+from recsys.schema import FIRST_VALUE_ID, ITEM, PADDING_ID, RETRIEVAL_SCORE, USER, Field, Kind, Side, Statistic
 
 
 class Reading(StrEnum):
@@ -123,9 +123,15 @@ class RankerSpec:
         return mask
 
 
-def ranker_spec(dataset: DatasetFolder, config: RankerConfig, counts: Mapping[str, np.ndarray]) -> RankerSpec:
+def ranker_spec(
+    dataset: DatasetFolder,
+    config: RankerConfig,
+    counts: Mapping[str, np.ndarray],
+    retrieval_scores: np.ndarray | None = None,
+) -> RankerSpec:
     """Derive the ranker from a data set. `counts` holds the training events of each user and item id.
 
+    `retrieval_scores` `[rows] float32` are those of training rows, where the ranker reads this score.
     Raises UserError where the configuration names a field that the data set lacks.
     """
     schema = dataset.schema
@@ -138,7 +144,7 @@ def ranker_spec(dataset: DatasetFolder, config: RankerConfig, counts: Mapping[st
                 f"ranking.model.{where}: '{name}' is an outcome, known only after the event: a model that reads it "
                 "would be told the answer. Leave it out; it can be the label of a task or a weight."
             )
-        if name not in known:
+        if name not in known and (name != RETRIEVAL_SCORE or name in names or retrieval_scores is None):
             raise UserError(
                 f"ranking.model.{where}: the data set has no field '{name}'; it has {sorted(known)} ('user' and 'item' "
                 "are the ids)."
@@ -155,6 +161,9 @@ def ranker_spec(dataset: DatasetFolder, config: RankerConfig, counts: Mapping[st
                 table = identity_table(table.name, counts[table.name], config.min_count)
         fields.append(spec)
         tables.setdefault(table.name, table)
+    if retrieval_scores is not None:
+        spec, tables[RETRIEVAL_SCORE] = _retrieval_score(retrieval_scores, config.numeric)
+        fields.append(spec)
     ordered = [one for one in fields if not one.is_list] + [one for one in fields if one.is_list]
     if any(one.reading is Reading.ATTENTION for one in ordered) and ITEM not in names:
         raise UserError("ranking.model.history: 'attention' compares with the candidate; add 'item' to features.")
@@ -189,6 +198,20 @@ def _field(field: Field, dataset: DatasetFolder, config: RankerConfig) -> tuple[
         return replace(spec, lowest=lowest), _rows(field.name, min(high, LARGEST_BUCKET) - lowest + 1)
     edges = quantile_edges(training_numbers(dataset, field), config.numeric.quantiles)
     return replace(spec, edges=tuple(edges.tolist())), _rows(field.name, len(edges) + 1)
+
+
+def _retrieval_score(numbers: np.ndarray, config: NumericConfig) -> tuple[FieldSpec, TableSpec]:
+    """The retrieval score as a number, of which no statistics stand in the data set."""
+    reading = Reading(config.fields.get(RETRIEVAL_SCORE, config.default))
+    spec = FieldSpec(RETRIEVAL_SCORE, Side.CONTEXT, reading, RETRIEVAL_SCORE)
+    if reading is Reading.VALUE:
+        spec = replace(spec, mean=float(numbers.mean()), std=float(numbers.std()) or 1.0)
+        return spec, _rows(RETRIEVAL_SCORE, 1)
+    if reading is Reading.LOG_SQUARED:
+        low, high = squared_log_bucket(np.array([numbers.min(), numbers.max()])).tolist()
+        return replace(spec, lowest=int(low)), _rows(RETRIEVAL_SCORE, int(high - low) + 1)
+    edges = quantile_edges(numbers, config.quantiles)
+    return replace(spec, edges=tuple(edges.tolist())), _rows(RETRIEVAL_SCORE, len(edges) + 1)
 
 
 def training_numbers(dataset: DatasetFolder, field: Field) -> np.ndarray:

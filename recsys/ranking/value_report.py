@@ -67,6 +67,7 @@ def written_report(
     before, after = live_interactions(model, sample, seen), live_interactions(model, sample, seen & stays)
     return {
         "backbone": bench.spec.config.backbone,
+        "retrieval_score": bench.score_report,
         "sets": [one.to_json() for one in sets],
         "best_epoch": outcome.best_epoch,
         "epochs": outcome.epochs,

@@ -22,12 +22,13 @@ from recsys.errors import UserError
 from recsys.features.gate_optimiser import GateOptimiser
 from recsys.features.gate_schedule import GateSearch, require_closable
 from recsys.features.gates import Gates, kept
-from recsys.ranking.examples import ExampleMaker, Examples, split_examples
+from recsys.ranking.examples import ExampleMaker, Examples, split_examples, training_scores
 from recsys.ranking.input import training_batches
 from recsys.ranking.live import LiveRanker
 from recsys.ranking.metrics import auc
 from recsys.ranking.model import Ranker
 from recsys.ranking.occurrences import row_counts
+from recsys.ranking.retrieval_score import open_scores, score_report
 from recsys.ranking.seeds import named_seed
 from recsys.ranking.spec import RankerSpec, ranker_spec
 from recsys.ranking.step import Trainer
@@ -36,7 +37,7 @@ from recsys.retrieval.checkpoints import CheckpointFolder
 from recsys.retrieval.display import Display
 from recsys.retrieval.shards import EventReader, scan_positives
 from recsys.retrieval.state import Progress, assign_variables, variable_arrays
-from recsys.schema import SPLITS
+from recsys.schema import RETRIEVAL_SCORE, SPLITS
 
 LOG_STEPS = 50
 """Steps between looks at the loss: reading it makes the host wait for the device."""
@@ -71,7 +72,10 @@ class Outcome:
 
 @dataclass(eq=False)
 class Workbench:
-    """Data set, settings and seed, and what every phase shares. Checkpoints live in `folder`."""
+    """Data set, settings and seed, and what every phase shares. Checkpoints live in `folder`.
+
+    `model` is the folder of the retrieval model beside which the ranker is trained; needed where it reads its score.
+    """
 
     dataset: DatasetFolder
     config: RankingConfig
@@ -79,15 +83,24 @@ class Workbench:
     folder: CheckpointFolder
     display: Display = field(default_factory=lambda: Display(None))
     logs: Path | None = None
+    model: Path | None = None
 
     def __post_init__(self) -> None:
         train = self.config.train
         drawn = train.negatives
         events = scan_positives(self.dataset, SPLITS[:1], all_labels=drawn is None)
         check_tasks(self.dataset, self.config)
-        spec = ranker_spec(self.dataset, self.config.model, events.counts)
+        counts, scores, learned = events.counts["item"], None, None
+        self.score_report: dict[str, Any] | None = None
+        """How the retrieval score is distributed, on training rows and on those of validation; None without it."""
+        if self.config.retrieval_score:
+            scores = open_scores(self.dataset, self.model)
+            nothing = ExampleMaker(self.dataset, RankerSpec(self.config.model, (), ()), self.config, counts, scores)
+            learned, labels = training_scores(nothing, self.seed)
+            self.score_report = {"model": scores.model.artifact_id, "train": score_report(learned, labels)}
+        spec = ranker_spec(self.dataset, self.config.model, events.counts, learned)
         self.spec: RankerSpec = replace(spec, tasks=tuple(self.config.tasks))
-        self.maker = ExampleMaker(self.dataset, self.spec, self.config, events.counts["item"])
+        self.maker = ExampleMaker(self.dataset, self.spec, self.config, counts, scores)
         rows = train.batch_size if drawn is None else max(1, train.batch_size // (1 + drawn.per_positive))
         order = train.order == "time"
         seed = named_seed(self.seed, "order")
@@ -99,7 +112,10 @@ class Workbench:
         """The validation rows, None where the data set has none."""
         if not self.dataset.event_files(SPLITS[1]):
             return None
-        return split_examples(self.maker, SPLITS[1], self.seed)
+        examples = split_examples(self.maker, SPLITS[1], self.seed)
+        if self.score_report is not None:
+            self.score_report[SPLITS[1]] = score_report(examples.features[RETRIEVAL_SCORE], examples.labels)
+        return examples
 
     @cached_property
     def counts(self) -> np.ndarray:

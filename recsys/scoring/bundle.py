@@ -15,8 +15,9 @@ from recsys.encoding.vocabulary import Vocabulary
 from recsys.errors import UserError
 from recsys.registry import BUNDLE_FORMAT, BUNDLE_KIND
 from recsys.schema import FIRST_VALUE_ID, ITEM, USER, Schema
-from recsys.scoring.history import Histories
+from recsys.scoring.history import Histories, map_array
 from recsys.scoring.query import Query, QueryEncoder
+from recsys.scoring.retrieval_score import pair_scores
 from recsys.scoring.towers import Tower, load_tower
 
 if TYPE_CHECKING:
@@ -116,6 +117,21 @@ class LoadedBundle:
             excluded = offsets, np.concatenate([*exclude, np.empty(0, np.int64)]).astype(np.int64)
         ids, scores = self.index.search(vectors, k, exclude=excluded)
         return ids.astype(np.int32), scores
+
+    @cached_property
+    def item_vectors(self) -> np.ndarray:
+        """The catalogue's vectors, `[items, dim] float32`, row = id - 3, memory-mapped."""
+        return map_array(self.artifact.path / "model" / "vectors.npy")
+
+    def retrieval_scores(self, vectors: np.ndarray, ids: np.ndarray) -> np.ndarray:
+        """What a ranker reads as `retrieval_score`: of each query vector with item ids `[n, k]`, `[n, k] float32`.
+
+        Exact also where the index is not (see `pair_scores`); -inf where the id is -1.
+        """
+        owner, place = np.nonzero(ids >= 0)
+        scores = np.full(ids.shape, -np.inf, np.float32)
+        scores[owner, place] = pair_scores(vectors[owner], self.item_vectors[ids[owner, place] - FIRST_VALUE_ID])
+        return scores
 
     def recommend(
         self, queries: Sequence[Query], k: int, *, exclude_seen: bool = True, mark: Mark = lambda step: None

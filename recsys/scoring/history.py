@@ -32,7 +32,7 @@ class Histories:
     @classmethod
     def open(cls, folder: Path) -> "Histories":
         """Map the two arrays; raises UserError naming the file that is missing or truncated."""
-        return cls(_map(folder / OFFSETS), _map(folder / ITEMS))
+        return cls(map_array(folder / OFFSETS), map_array(folder / ITEMS))
 
     def of(self, user: int) -> np.ndarray:
         """Item ids of one user id, oldest first, `[n] int32`; empty for the special ids and ids not in the data."""
@@ -42,7 +42,8 @@ class Histories:
         return np.asarray(self.items[self.offsets[row] : self.offsets[row + 1]])
 
 
-def _map(path: Path) -> np.ndarray:
+def map_array(path: Path) -> np.ndarray:
+    """A saved array, memory-mapped; raises UserError naming the file where it is missing or truncated."""
     try:
         return np.load(path, mmap_mode="r")
     except (OSError, ValueError) as error:
