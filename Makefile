@@ -38,7 +38,7 @@ acceptance: venv  ## The runs behind docs/evidence (hours, real data needed); ea
 	$(BIN)/python benchmarks/ssl_acceptance.py --evidence
 	$(foreach data,ml-100k simulator,$(BIN)/python benchmarks/ssl_ablation.py --data $(data) --evidence &&) true
 	$(BIN)/python benchmarks/optfs_planted_noise.py --evidence
-	$(BIN)/python benchmarks/quality_ranking.py --data frappe --evidence
+	$(foreach data,frappe ml-100k globo-news simulator,$(BIN)/python benchmarks/quality_ranking.py --data $(data) --evidence &&) true
 
 lint: venv  ## Mend what can be mended and report the rest
 	$(BIN)/ruff check --fix .

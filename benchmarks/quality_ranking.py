@@ -34,7 +34,10 @@ ROOT = Path(__file__).resolve().parent.parent
 RUNS = Path("runs") / "quality-ranking"
 QUICK = ("ranking.train.epochs=1", "ranking.gates.search_epochs=2", "ranking.gates.learning_rate=0.05")
 RESULT_FORMAT = 2
-NOTE = {"frappe": "train negatives resampled"}
+NOTE = {
+    "frappe": "train negatives resampled",
+    "globo-news": "4 negatives a click, drawn from the articles clicked at about the same time",
+}
 
 
 def main() -> None:
@@ -54,7 +57,7 @@ def main() -> None:
 
         tf.config.threading.set_intra_op_parallelism_threads(arguments.threads)
         tf.config.threading.set_inter_op_parallelism_threads(arguments.threads)
-    console = Console(record=True)
+    console = Console(record=True, width=150)
     data, quick = arguments.data, arguments.quick
     backbones = ["lr", "fm"] if quick else arguments.backbones
     seeds = [1] if quick else list(range(1, arguments.seeds + 1))
@@ -69,7 +72,9 @@ def main() -> None:
             console.print(f"[dim]{data} {backbone} seed {seed}: {result['seconds']:.0f} s[/dim]", highlight=False)
     noise = [name for name in dataset.manifest["notes"].get("noise_fields", "").split(", ") if name]
     table, figures = summarise(data, results, {"planted": [PLANTED], "noise": noise})
-    console.print(table)
+    for one in (table, kept_by_field(results), against_truth_table(results)):
+        if one is not None:
+            console.print(one)
     context = {
         "data": data,
         "note": NOTE.get(data, ""),
@@ -144,7 +149,8 @@ def summarise(
         caption="mean ± standard deviation over seeds; kept: share of the values; frequent: as many of the most "
         "frequent ones; knee: smallest set of about the best validation AUC; log loss as trained / calibrated",
     )
-    for heading in ("model", "AUC", "published", "OptFS", "frequent", "kept", "log loss"):
+    headings = ("model", "AUC", "published", "OptFS", "frequent", "kept", "gAUC", "OptFS", "log loss", "OptFS")
+    for heading in headings:
         table.add_column(heading, justify="left" if heading == "model" else "right")
     figures: dict[str, float] = {}
     for backbone, cells in results.items():
@@ -157,7 +163,9 @@ def summarise(
         if "optfs" in cells[0]:
             columns |= {
                 "optfs_auc": [one["optfs"]["auc"] for one in cells],
+                "optfs_gauc": [one["optfs"]["gauc"] for one in cells],
                 "optfs_log_loss": [one["optfs"]["log_loss"] for one in cells],
+                "optfs_calibrated_log_loss": [one["optfs"].get("calibrated_log_loss", np.nan) for one in cells],
                 "optfs_kept_ratio": [one["kept_ratio"] for one in cells],
                 "frequency_control_auc": [one["frequency"]["auc"] for one in cells],
                 "knee_optfs_auc": [one["knee"]["optfs"]["auc"] for one in cells],
@@ -166,9 +174,9 @@ def summarise(
             }
         for name in ("plain", "optfs"):
             told = [one[name]["truth"] for one in cells if "truth" in one.get(name, {})]
-            for figure in ("bayes_auc", "mean_absolute_gap", "excess_log_loss"):
+            for figure in ("auc", "bayes_auc", "mean_absolute_gap", "excess_log_loss"):
                 if told:
-                    figures[f"{backbone}_{name}_{figure}"] = float(np.mean([one[figure] for one in told]))
+                    figures[f"{backbone}_{name}_truth_{figure}"] = float(np.mean([one[figure] for one in told]))
         for name, values in columns.items():
             figures[f"{backbone}_{name}"] = float(np.mean(values))
             if len(values) > 1 and name.endswith("auc"):
@@ -183,12 +191,65 @@ def summarise(
             f"{published[backbone]:.4f}" if backbone in published else "–",
             *(_spread(columns.get(name, [])) for name in ("optfs_auc", "frequency_control_auc")),
             _spread(columns.get("optfs_kept_ratio", []), 3),
-            f"{np.mean(columns['log_loss']):.4f} / {np.mean(columns['calibrated_log_loss']):.4f}",
+            *(_spread(columns.get(name, [])) for name in ("gauc", "optfs_gauc")),
+            *(
+                f"{np.mean(columns[f'{arm}log_loss']):.4f} / {np.mean(columns[f'{arm}calibrated_log_loss']):.4f}"
+                if f"{arm}log_loss" in columns
+                else "–"
+                for arm in ("", "optfs_")
+            ),
         )
         if "knee_optfs_auc" in columns and columns["knee_kept_ratio"] != columns["optfs_kept_ratio"]:
             knee = (_spread(columns[name]) for name in ("knee_optfs_auc", "knee_frequency_control_auc"))
-            table.add_row("  at the knee", "", "", *knee, _spread(columns["knee_kept_ratio"], 3), "", style="dim")
+            table.add_row("  at the knee", "", "", *knee, _spread(columns["knee_kept_ratio"], 3), style="dim")
     return table, figures
+
+
+def kept_by_field(results: dict[str, list[dict[str, Any]]]) -> Table | None:
+    """Of each field, the share of its training values that each backbone keeps: mean over seeds."""
+    found = {backbone: [one["fields"] for one in cells] for backbone, cells in results.items() if "fields" in cells[0]}
+    if not found:
+        return None
+    table = Table(title="Share of each field's values that OptFS keeps", caption="mean over seeds")
+    for heading in ("field", "values", *found):
+        table.add_column(heading, justify="left" if heading == "field" else "right")
+    for name, part in next(iter(found.values()))[0].items():
+        shares = [
+            np.mean([cell[name]["kept"] / max(cell[name]["values"], 1) for cell in cells]) for cells in found.values()
+        ]
+        table.add_row(name, f"{part['values']:,}", *(f"{share:.3f}" for share in shares))
+    return table
+
+
+def against_truth_table(results: dict[str, list[dict[str, Any]]]) -> Table | None:
+    """Every backbone beside the true probabilities, where the data has them (the simulator)."""
+    if "truth" not in next(iter(results.values()))[0]["plain"]:
+        return None
+    table = Table(
+        title="Against the true probabilities (after Platt's calibration)",
+        caption="gap: mean |predicted - true|; calibration: mean over 15 bins of |mean predicted - mean true|; "
+        "divergence in nats; mean ± standard deviation over seeds",
+    )
+    for heading in ("model", "AUC", "Bayes limit", "gap", "calibration", "divergence"):
+        table.add_column(heading, justify="left" if heading == "model" else "right")
+    for backbone, cells in results.items():
+        for arm in ("plain", "optfs"):
+            told = [one[arm]["truth"] for one in cells if arm in one]
+            if not told:
+                continue
+            table.add_row(
+                backbone if arm == "plain" else "  OptFS",
+                *(_spread([one[name] for one in told]) for name in ("auc", "bayes_auc", "mean_absolute_gap")),
+                _spread([true_calibration_error(one["calibration"]) for one in told]),
+                _spread([one["excess_log_loss"] for one in told]),
+            )
+    return table
+
+
+def true_calibration_error(bins: Sequence[Mapping[str, float]]) -> float:
+    """Mean over rows of |mean predicted - mean true probability| of their bin."""
+    rows = sum(one["rows"] for one in bins)
+    return sum(one["rows"] * abs(one["predicted"] - one["true"]) for one in bins) / rows
 
 
 def _spread(values: Sequence[float], digits: int = 4) -> str:
@@ -196,6 +257,10 @@ def _spread(values: Sequence[float], digits: int = 4) -> str:
         return "–"
     spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
     return f"{np.mean(values):.{digits}f}{spread}"
+
+
+def _told(found: Mapping[str, float]) -> list[str]:
+    return [f"{found[name]:.4f}" for name in ("auc", "gauc", "log_loss")]
 
 
 def write_evidence(data: str, results: dict[str, list[dict[str, Any]]], document: bytes, console: Console) -> None:
@@ -210,19 +275,18 @@ def write_evidence(data: str, results: dict[str, list[dict[str, Any]]], document
         "configuration of each backbone in config.yaml. How the settings were found: tuning.md. Seconds are of the "
         "last run of a cell: phases that an earlier run had ended are read back, not trained again.",
         "",
-        "| model | seed | AUC | log loss | OptFS AUC | log loss | kept | frequent, AUC | kappa | epochs | seconds |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| model | seed | AUC | gAUC | log loss | OptFS AUC | gAUC | log loss | kept | frequent, AUC | kappa | epochs "
+        "| seconds |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for backbone, cells in results.items():
         for one in cells:
-            cut = ["–"] * 5
+            cut = ["–"] * 6
             if "optfs" in one:
-                optfs, control = one["optfs"], one["frequency"]
-                cut = [f"{optfs['auc']:.4f}", f"{optfs['log_loss']:.4f}", f"{one['kept_ratio']:.3f}"]
-                cut += [f"{control['auc']:.4f}", f"{one['kappa']:g}"]
-            plain = [f"{one['plain']['auc']:.4f}", f"{one['plain']['log_loss']:.4f}"]
-            cells_text = [backbone, str(one["seed"]), *plain, *cut, str(one["epochs"]), f"{one['seconds']:.0f}"]
-            lines.append(f"| {' | '.join(cells_text)} |")
+                cut = [*_told(one["optfs"]), f"{one['kept_ratio']:.3f}", f"{one['frequency']['auc']:.4f}"]
+                cut.append(f"{one['kappa']:g}")
+            row = [backbone, str(one["seed"]), *_told(one["plain"]), *cut, str(one["epochs"]), f"{one['seconds']:.0f}"]
+            lines.append(f"| {' | '.join(row)} |")
         if len(cells[0]["sets"]) > 1:
             write_atomic(folder / f"{backbone}.svg", ratio_against_auc(cells[0]["sets"]).encode())
     lines.append("")

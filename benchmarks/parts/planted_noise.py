@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from recsys.artifacts import write_artifact
 from recsys.dataset_folder import DATASET_FORMAT, DATASET_KIND
 from recsys.encoding.vocabulary import COLUMNS, Vocabulary
-from recsys.schema import FIRST_VALUE_ID, Field, Kind, Schema, Side
+from recsys.schema import FIRST_VALUE_ID, Field, Kind, Schema, Side, Statistic
 
 INFORMATIVE, VALUES, LIVE, RANK = 6, 40, 130, 4
 HIGH, HIGH_VALUES = 3, 1500
@@ -27,6 +27,8 @@ NAMES = (
     + [f"noise_low_{n}" for n in range(LOW)]
 )
 TOTAL = sum(SIZES)
+OF_ITEM = ("informative_3", "informative_4", "informative_5", "noise_high_2", "noise_low_1")
+"""Fields of the item as of the event, so that a ranker of two towers has both; all others are of the context."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,8 +61,7 @@ def write_planted_noise(path: Path, rows: int, seed: int) -> Truth:
 
 
 def _write(path: Path, values: np.ndarray, labels: np.ndarray) -> None:
-    fields = tuple(Field(name=name, side=Side.CONTEXT, kind=Kind.CATEGORICAL) for name in NAMES)
-    schema = Schema(fields=fields, has_time=False)
+    schema = Schema(fields=tuple(map(_field, NAMES, SIZES)), has_time=False)
     rows = len(labels)
     cuts = np.round(np.cumsum([0.0, *SHARES.values()]) * rows).astype(int)
     parts = dict(zip(SHARES, itertools.pairwise(cuts), strict=True))
@@ -84,6 +85,12 @@ def _write(path: Path, values: np.ndarray, labels: np.ndarray) -> None:
         for name, count in counts.items():
             _vocabulary(name, count).write(folder / "vocabulary" / f"{name}.parquet")
         (folder / "statistics.json").write_text(json.dumps({"numeric": {}}), encoding="utf-8")
+
+
+def _field(name: str, size: int) -> Field:
+    if name not in OF_ITEM:
+        return Field(name=name, side=Side.CONTEXT, kind=Kind.CATEGORICAL)
+    return Field(name=name, side=Side.ITEM, kind=Kind.POINT_IN_TIME, statistic=Statistic.CLUSTER, clusters=size)
 
 
 def _vocabulary(name: str, counts: np.ndarray) -> Vocabulary:

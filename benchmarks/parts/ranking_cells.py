@@ -22,6 +22,8 @@ from recsys.ranking.workbench import Outcome, Workbench
 from recsys.retrieval.checkpoints import CheckpointFolder
 
 TARGET_RATIO = 0.5
+TEST_SEED = 0
+"""Draws the test part's negatives, where the data has none: the same ones for every arm, backbone and seed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +70,7 @@ def run_cell(cell: Cell) -> dict[str, Any]:
         truth = true_probabilities(cell.dataset, "test", cell.simulation)["probability"]
         for name, outcome, settings in (("plain", plain, None), ("optfs", best, gates)):
             if name in found:
-                told = against_truth(predictions(bench, outcome, settings), _examples(bench, "test").labels, truth)
+                told = against_truth(predictions(bench, outcome, settings), _test(bench).labels, truth)
                 found[name]["truth"] = told
     return found | {"seconds": time.perf_counter() - started}
 
@@ -142,12 +144,12 @@ def figures(bench: Workbench, outcome: Outcome, gates: GatesConfig | None) -> di
     """Figures on the test part: AUC, AUC within users and log loss as trained, and log loss and calibration error after
     Platt's calibration on the validation part."""
     ranker = LiveRanker(bench.ranker(outcome, gates))
-    test = _examples(bench, "test")
-    logits = ranker(test.features)
+    test = _test(bench)
+    logits = _logits(ranker, test)
     raw = _measured(test, sigmoid(logits))
     found = {"auc": raw["auc"], "gauc": raw.get("gauc", float("nan")), "log_loss": raw["log_loss"]}
     if bench.validation is not None:
-        platt = fit_platt(ranker(bench.validation.features), bench.validation.labels)
+        platt = fit_platt(_logits(ranker, bench.validation), bench.validation.labels)
         calibrated = _measured(test, platt.probabilities(logits))
         found |= {
             "calibrated_log_loss": calibrated["log_loss"],
@@ -161,12 +163,17 @@ def predictions(bench: Workbench, outcome: Outcome, gates: GatesConfig | None) -
     """Calibrated probabilities of the test part, `[n] float64`."""
     ranker = LiveRanker(bench.ranker(outcome, gates))
     assert bench.validation is not None
-    platt = fit_platt(ranker(bench.validation.features), bench.validation.labels)
-    return platt.probabilities(ranker(_examples(bench, "test").features))
+    platt = fit_platt(_logits(ranker, bench.validation), bench.validation.labels)
+    return platt.probabilities(_logits(ranker, _test(bench)))
 
 
-def _examples(bench: Workbench, split: str) -> Examples:
-    return split_examples(bench.maker, split, bench.seed)
+def _test(bench: Workbench) -> Examples:
+    return split_examples(bench.maker, "test", TEST_SEED)
+
+
+def _logits(ranker: LiveRanker, examples: Examples) -> np.ndarray:
+    """Logits less their offsets, as in training: among drawn negatives these are what was drawn."""
+    return ranker(examples.features) - examples.offsets
 
 
 def _measured(examples: Examples, probabilities: np.ndarray) -> dict[str, float]:

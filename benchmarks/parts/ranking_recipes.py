@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from benchmarks.parts.planting import PLANTED
+
 BACKBONES = ("lr", "fm", "deepfm", "dcn_v2", "ipnn")
-PLANT_IN = ("ml-100k",)
+PLANT_IN = ("ml-100k", "globo-news")
 """Data sets that get a meaningless copy of their item ids as one more field."""
 
 
@@ -41,6 +43,9 @@ _SMALL = (
     "ranking.train.learning_rate=0.001",
     "ranking.train.epochs=8",
 )
+
+_GLOBO_CONTEXT = ("environment", "device_group", "os", "country", "region", "referrer_type", "hour", "recent", "last")
+_GLOBO_ITEM = ("item", "age", "clicks_5m", "clicks_15m", "clicks_30m", "clicks_1h", "clicks_6h", "clicks_1d")
 
 RECIPES = {
     "frappe": Recipe(
@@ -114,6 +119,40 @@ RECIPES = {
             ),
         }
         | dict.fromkeys(("deepfm", "dcn_v2", "ipnn"), _SMALL),
+        kappas={"all": (1.0, 4.0)},
+    ),
+    "globo-news": Recipe(
+        config="globo-news.yaml",
+        # One day of training, 2017-10-06, before the configuration's days of validation and test.
+        data=("data.hours=[120, 192]",),
+        quick_data=("data.hours=[142, 170]",),
+        ranking=(
+            f"ranking.model.features={[*_GLOBO_CONTEXT, PLANTED, *_GLOBO_ITEM]}",
+            "ranking.model.embedding_dim=8",
+            "ranking.model.min_count=5",
+            "ranking.model.initial_scale=0.01",
+            "ranking.model.numeric.default=quantile",
+            "ranking.train.batch_size=4096",
+            "ranking.train.order=time",
+            "ranking.train.negatives={per_positive: 4, source: batch}",
+            "ranking.train.patience=1",
+            "ranking.gates.mode=value-dense",
+            "ranking.gates.kappa=1",
+            "ranking.gates.search_epochs=4",
+            "ranking.gates.learning_rate=0.0015",
+        ),
+        backbones={
+            "lr": ("ranking.train.learning_rate=0.01", "ranking.train.epochs=4"),
+            "fm": (
+                "ranking.train.learning_rate=0.003",
+                "ranking.train.epochs=4",
+                "ranking.train.l2_embeddings=0.0001",
+            ),
+        }
+        | dict.fromkeys(
+            ("deepfm", "dcn_v2", "ipnn"),
+            ("ranking.model.hidden=[64, 32]", "ranking.train.learning_rate=0.001", "ranking.train.epochs=4"),
+        ),
         kappas={"all": (1.0, 4.0)},
     ),
     "simulator": Recipe(

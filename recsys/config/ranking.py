@@ -63,8 +63,9 @@ class NegativesConfig(Section):
 
     per_positive: Size = 4
     source: Literal["catalogue", "batch"] = "catalogue"
-    """`catalogue`: uniformly from all items. `batch`: from other rows of the batch with all that is known of the item
-    there, which items with point-in-time fields need."""
+    """`catalogue`: uniformly from all items. `batch`: uniformly from the distinct items of the batch, each with what
+    is known of it in one of its rows there, which items with point-in-time fields need; with `order: time` these are
+    the items of the same moment, so the rate is that of an item among those alive."""
 
 
 class RankingTrainConfig(Section):

@@ -1,6 +1,6 @@
 """Rows to learn from or to measure on: labelled events as arrays, joined with what is known of their user and item."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -8,8 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from recsys.config.ranking import NegativesConfig, RankingConfig
+from recsys.config.ranking import NegativesConfig, RankingConfig, RankingTrainConfig
 from recsys.dataset_folder import DatasetFolder, pad_lists
+from recsys.encoding.arrays import run_starts
 from recsys.errors import UserError
 from recsys.ranking.retrieval_score import RowScores
 from recsys.ranking.seeds import named_seed
@@ -43,15 +44,11 @@ class Examples:
 
 @dataclass(frozen=True, eq=False)
 class ExampleMaker:
-    """Makes examples of tables of events. `item_counts` `[ids]` are the training events of each item.
-
-    `scores` gives each row's retrieval score, to a ranker that reads it.
-    """
+    """Makes examples of tables of events. `scores` gives each row's retrieval score, to a ranker that reads it."""
 
     dataset: DatasetFolder
     spec: RankerSpec
     config: RankingConfig
-    item_counts: np.ndarray
     scores: RowScores | None = None
     static: Mapping[str, tuple[str, np.ndarray]] = field(init=False)
     """By column: whose id (user or item) it is looked up by, and the values by id."""
@@ -92,13 +89,13 @@ class ExampleMaker:
         weights = table[weight].to_numpy().astype(np.float32) if weight else np.ones(len(labels), np.float32)
         offsets = np.zeros(len(labels), np.float32)
         if self.config.train.negatives is not None:
-            arrays, drawn = self._with_negatives(arrays, self.config.train.negatives, rng)
+            arrays, chance = self._with_negatives(arrays, self.config.train.negatives, rng)
             copies = 1 + self.config.train.negatives.per_positive
-            labels = np.concatenate([labels, np.zeros(len(drawn) - len(labels), np.float32)])
+            labels = np.concatenate([labels, np.zeros(len(labels) * (copies - 1), np.float32)])
             weights = np.tile(weights, copies)
             unknown = np.full(len(labels) - len(table), np.nan, np.float32)
             outcomes = {name: np.concatenate([values, unknown]) for name, values in outcomes.items()}
-            offsets = np.log(self.config.train.negatives.per_positive * drawn).astype(np.float32)
+            offsets = np.full(len(labels), np.log(self.config.train.negatives.per_positive * chance), np.float32)
         weights = np.where(labels > 0, weights * np.float32(self.config.train.positive_weight), weights)
         users, items = arrays[USER], arrays[ITEM]
         features = {one.name: arrays[one.name] for one in self.spec.fields if one.name in arrays}
@@ -110,8 +107,8 @@ class ExampleMaker:
 
     def _with_negatives(
         self, arrays: dict[str, np.ndarray], config: NegativesConfig, rng: np.random.Generator
-    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """The rows and, behind them, copies with other items; and the chance that each row's item is drawn."""
+    ) -> tuple[dict[str, np.ndarray], float]:
+        """The rows and, behind them, copies with other items; and the chance of each item to be drawn, all alike."""
         rows, copies = len(arrays[USER]), config.per_positive
         of_item = {ITEM, *self._moving()}
         repeated = {
@@ -120,14 +117,10 @@ class ExampleMaker:
         if config.source == "catalogue":
             drawn = rng.integers(FIRST_VALUE_ID, FIRST_VALUE_ID + len(self.dataset.items), rows * copies)
             items = np.concatenate([arrays[ITEM], drawn.astype(np.int32)])
-            return {**repeated, ITEM: items}, np.full(len(items), 1.0 / len(self.dataset.items))
-        others = np.tile(np.arange(rows), copies)
-        # Another row of the batch: an offset of 1 to rows - 1 places.
-        others = (others + rng.integers(1, max(rows, 2), rows * copies)) % rows
+            return {**repeated, ITEM: items}, 1.0 / len(self.dataset.items)
+        others, distinct = _rows_of_items(arrays[ITEM], rows * copies, rng)
         places = np.concatenate([np.arange(rows), others])
-        taken = {name: arrays[name][places] for name in of_item}
-        chance = np.maximum(self.item_counts, 1)[taken[ITEM]] / max(int(self.item_counts.sum()), 1)
-        return {**repeated, **taken}, chance
+        return {**repeated, **{name: arrays[name][places] for name in of_item}}, 1.0 / distinct
 
     def _of_event(self) -> list[FieldSpec]:
         others = (USER, ITEM, RETRIEVAL_SCORE)
@@ -145,12 +138,61 @@ def _decode(table: pa.Table, spec: FieldSpec) -> np.ndarray:
     return table[spec.name].to_numpy().astype(np.float32 if spec.is_number else np.int32)
 
 
+def _rows_of_items(items: np.ndarray, count: int, rng: np.random.Generator) -> tuple[np.ndarray, int]:
+    """`count` rows: of each an item drawn uniformly from the distinct `items` `[n]`, then one of its rows. And how many
+    distinct items there are."""
+    order = np.argsort(items, kind="stable")
+    starts = np.flatnonzero(run_starts(items[order]))
+    sizes = np.diff(np.append(starts, len(items)))
+    drawn = rng.integers(0, len(starts), count)
+    return order[starts[drawn] + rng.integers(0, sizes[drawn])], len(starts)
+
+
+def positives_per_batch(config: RankingTrainConfig) -> int:
+    """Rows of the data in a batch of `batch_size` examples, its drawn negatives among them."""
+    return (
+        config.batch_size
+        if config.negatives is None
+        else max(1, config.batch_size // (1 + config.negatives.per_positive))
+    )
+
+
 def split_examples(maker: ExampleMaker, split: str, seed: int) -> Examples:
-    """A whole split in memory, in order; positives with drawn negatives where these are configured."""
+    """A whole split in memory, in order; positives with drawn negatives where these are configured.
+
+    Negatives of the source `batch` are drawn as in training: from as many consecutive rows as a batch has. Part by
+    part these stand behind their positives.
+    """
     table = maker.dataset.events(split, maker.columns)
-    if maker.config.train.negatives is not None:
-        table = table.filter(pc.equal(table[LABEL], 1))
-    return maker.make(table, np.random.default_rng(named_seed(seed, f"negatives/{split}")))
+    rng = np.random.default_rng(named_seed(seed, f"negatives/{split}"))
+    negatives = maker.config.train.negatives
+    if negatives is None:
+        return maker.make(table, rng)
+    table = table.filter(pc.equal(table[LABEL], 1))
+    size = positives_per_batch(maker.config.train) if negatives.source == "batch" else max(len(table), 1)
+    parts = [maker.make(table.slice(start, size), rng) for start in range(0, max(len(table), 1), size)]
+    return parts[0] if len(parts) == 1 else _joined(parts)
+
+
+def _joined(parts: Sequence[Examples]) -> Examples:
+    """The rows of all parts. Lists have one width, that of the longest."""
+
+    def join(columns: Sequence[np.ndarray]) -> np.ndarray:
+        if columns[0].ndim == 1:
+            return np.concatenate(columns)
+        width = max(column.shape[1] for column in columns)
+        return np.concatenate([np.pad(column, ((0, 0), (0, width - column.shape[1]))) for column in columns])
+
+    def join_each(columns: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        return {name: join([one[name] for one in columns]) for name in columns[0]}
+
+    plain = ("labels", "weights", "offsets", "users", "items")
+    joined = join_each([{name: getattr(part, name) for name in plain} for part in parts])
+    return Examples(
+        features=join_each([part.features for part in parts]),
+        outcomes=join_each([part.outcomes for part in parts]),
+        **joined,
+    )
 
 
 def example_blocks(maker: ExampleMaker, split: str) -> Iterator[Examples]:
@@ -159,7 +201,6 @@ def example_blocks(maker: ExampleMaker, split: str) -> Iterator[Examples]:
         maker.dataset,
         maker.spec,
         maker.config.model_copy(update={"train": maker.config.train.model_copy(update={"negatives": None})}),
-        maker.item_counts,
         maker.scores,
     )
     for file in maker.dataset.event_files(split):

@@ -22,7 +22,7 @@ from recsys.errors import UserError
 from recsys.features.gate_optimiser import GateOptimiser
 from recsys.features.gate_schedule import GateSearch, require_closable
 from recsys.features.gates import Gates, kept
-from recsys.ranking.examples import ExampleMaker, Examples, split_examples, training_scores
+from recsys.ranking.examples import ExampleMaker, Examples, positives_per_batch, split_examples, training_scores
 from recsys.ranking.input import training_batches
 from recsys.ranking.live import LiveRanker
 from recsys.ranking.metrics import auc
@@ -90,22 +90,23 @@ class Workbench:
         drawn = train.negatives
         events = scan_positives(self.dataset, SPLITS[:1], all_labels=drawn is None)
         check_tasks(self.dataset, self.config)
-        counts, scores, learned = events.counts["item"], None, None
+        scores, learned = None, None
         self.score_report: dict[str, Any] | None = None
         """How the retrieval score is distributed, on training rows and on those of validation; None without it."""
         if self.config.retrieval_score:
             scores = open_scores(self.dataset, self.model)
-            nothing = ExampleMaker(self.dataset, RankerSpec(self.config.model, (), ()), self.config, counts, scores)
+            nothing = ExampleMaker(self.dataset, RankerSpec(self.config.model, (), ()), self.config, scores)
             learned, labels = training_scores(nothing, self.seed)
             self.score_report = {"model": scores.model.artifact_id, "train": score_report(learned, labels)}
         spec = ranker_spec(self.dataset, self.config.model, events.counts, learned)
         self.spec: RankerSpec = replace(spec, tasks=tuple(self.config.tasks))
-        self.maker = ExampleMaker(self.dataset, self.spec, self.config, counts, scores)
-        rows = train.batch_size if drawn is None else max(1, train.batch_size // (1 + drawn.per_positive))
+        self.maker = ExampleMaker(self.dataset, self.spec, self.config, scores)
+        rows = positives_per_batch(train)
         order = train.order == "time"
         seed = named_seed(self.seed, "order")
         self.reader = EventReader(events, self.maker.columns, rows, train.buffer_rows, order, seed)
-        self.rows = events.rows
+        self.rows = events.rows * (1 if drawn is None else 1 + drawn.per_positive)
+        """Training examples, drawn negatives among them: what a penalty is a share of."""
 
     @cached_property
     def validation(self) -> Examples | None:
