@@ -76,5 +76,5 @@ def test_evaluation_draws_from_neighbouring_rows_and_alike_every_time(tiny_datas
 
 
 def test_catalogue_negatives_cannot_have_values_of_a_moment(tiny_dataset: Path) -> None:
-    with pytest.raises(UserError, match="'device', a value as of an event's time"):
+    with pytest.raises(UserError, match="'device' is read"):
         maker_of(tiny_dataset, "catalogue", of_item=("device",))
