@@ -5,6 +5,7 @@ every type, since HNSW cannot delete and a mapped file must not change; building
 """
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,6 @@ INFO_FILE = "index.json"
 
 SELECTIVE = 0.1
 """Below this share of allowed vectors every stored one is looked at: an approximate search would return too few."""
-
-MOST = 0.5
-"""Who asks for more than this share of the allowed vectors gets them from an exhaustive search too."""
 
 
 @dataclass(eq=False)
@@ -64,8 +62,12 @@ class VectorIndex:
         """The `k` items with the largest dot product for each query, best first.
 
         `queries` is `[n, dim] float32`. `exclude` (offsets int64 `[n + 1]`, ids) names items that each query must not
-        get: so many more are fetched. `allow` `[m]` limits all queries to these ids. Returns ids `[n, k] int64` and
-        scores `[n, k] float32`, equal scores by rising id, filled with NO_ID and -inf.
+        get. `allow` `[m]` limits all queries to these ids. Returns ids `[n, k] int64` and scores `[n, k] float32`,
+        filled with NO_ID and -inf where fewer than `k` items are left. Equal scores are ordered by rising id, also
+        where the cut at `k` runs through them, among what the search looked at: everything for `flat`.
+
+        Queries that come back short are asked again with more effort, at last exhaustively; those with a tie at the
+        cut are asked for more.
         """
         queries = np.ascontiguousarray(queries, np.float32)
         if queries.ndim != 2 or queries.shape[1] != self.dimension:
@@ -76,31 +78,41 @@ class VectorIndex:
         if allow is not None:
             allowed &= np.isin(self.ids, allow)
         available = int(allowed.sum())
-        most = int(np.diff(exclude[0]).max(initial=0)) if exclude is not None else 0
-        fetch = min(available, k + most)
-        if fetch == 0 or len(queries) == 0:
+        if available == 0 or k == 0:
             return found, scores
-        fetched_scores, fetched = self._fetch(queries, fetch, allowed)
-        if exclude is not None:
-            drop = self._is_excluded(fetched, exclude)
-            fetched[drop], fetched_scores[drop] = NO_ID, -np.inf
-        order = np.lexsort((fetched, -fetched_scores), axis=1)[:, :k]
-        found[:, : order.shape[1]] = np.take_along_axis(fetched, order, axis=1)
-        scores[:, : order.shape[1]] = np.take_along_axis(fetched_scores, order, axis=1)
+        excluded = np.diff(exclude[0]) if exclude is not None else np.zeros(len(queries), np.int64)
+        enough = np.minimum(k + excluded, available)
+        first = min(available, k + int(excluded.max(initial=0)) + 1)
+        short = np.arange(len(queries))
+        for search in self._searches(allowed):
+            rows, fetch, short = short, first, short[:0]
+            while len(rows):
+                fetched_scores, fetched = search.run(queries[rows], fetch)
+                worst = fetched_scores[:, -1].copy()
+                lacking = (fetched >= 0).sum(axis=1) < enough[rows]
+                if exclude is not None:
+                    drop = self._is_excluded(fetched, _of_rows(exclude, rows))
+                    fetched[drop], fetched_scores[drop] = NO_ID, -np.inf
+                order = np.lexsort((fetched, -fetched_scores), axis=1)[:, :k]
+                found[rows, : order.shape[1]] = np.take_along_axis(fetched, order, axis=1)
+                scores[rows, : order.shape[1]] = np.take_along_axis(fetched_scores, order, axis=1)
+                tied = (fetch < available) & np.isfinite(worst) & (scores[rows, -1] == worst)
+                short = np.concatenate([short, rows[lacking]])
+                rows, fetch = rows[tied & ~lacking], min(available, 2 * fetch)
+            if not len(short):
+                break
         return found, scores
 
-    def _fetch(self, queries: np.ndarray, fetch: int, allowed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Scores and ids of the best `fetch` allowed vectors, NO_ID and -inf at the end where fewer were found."""
-        index, settings, effort = self.faiss_index, self.settings, self.effort
-        selector = None
+    def _searches(self, allowed: np.ndarray) -> Iterator["_Search"]:
+        """Ways of searching the `allowed` positions, each more thorough than the one before; the last sees them all."""
         bits = np.packbits(allowed, bitorder="little")
-        if not allowed.all():
-            selector = faiss.IDSelectorBitmap(bits)
-        if allowed.mean() < SELECTIVE or fetch > MOST * int(allowed.sum()):
-            index, settings, effort = exhaustive(index, settings)
-        scores, positions = index.search(queries, fetch, params=parameters(settings, effort, fetch, selector))
-        found = np.where(positions >= 0, self.ids[positions], NO_ID)
-        return np.where(positions >= 0, scores, -np.inf).astype(np.float32), found
+        selector = None if allowed.all() else faiss.IDSelectorBitmap(bits)
+        limit = self.settings.lists or len(self.ids)
+        effort = self.effort
+        while self.settings.type != "flat" and effort < limit and allowed.mean() >= SELECTIVE:
+            yield _Search(self.faiss_index, self.settings, effort, selector, bits, self.ids)
+            effort = max(1, 2 * effort)
+        yield _Search(*exhaustive(self.faiss_index, self.settings), selector, bits, self.ids)
 
     @staticmethod
     def _is_excluded(fetched: np.ndarray, exclude: Exclusion) -> np.ndarray:
@@ -139,6 +151,37 @@ class VectorIndex:
         np.save(folder / IDS_FILE, self.ids)
         head = {"dimension": self.dimension, "items": len(self), "effort": self.effort, "build": asdict(self.settings)}
         (folder / INFO_FILE).write_text(json.dumps(head | info, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+@dataclass(frozen=True, eq=False)
+class _Search:
+    """One way of searching: a FAISS index, its settings, the effort, and the positions that a `selector` allows.
+
+    `bits` are what the selector points into.
+    """
+
+    index: Any
+    settings: BuildSettings
+    effort: int
+    selector: Any
+    bits: np.ndarray
+    ids: np.ndarray
+
+    def run(self, queries: np.ndarray, fetch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Scores and ids of the best `fetch`, `[n, fetch]`, -inf and NO_ID at the end where fewer were found."""
+        asked = parameters(self.settings, self.effort, fetch, self.selector)
+        scores, positions = self.index.search(queries, fetch, params=asked)
+        found = np.where(positions >= 0, self.ids[positions], NO_ID)
+        return np.where(positions >= 0, scores, -np.inf).astype(np.float32), found
+
+
+def _of_rows(exclude: Exclusion, rows: np.ndarray) -> Exclusion:
+    """The exclusions of some queries."""
+    offsets, ids = exclude
+    sizes = np.diff(offsets)[rows]
+    ends = np.cumsum(sizes)
+    places = np.repeat(np.asarray(offsets)[rows] - ends + sizes, sizes) + np.arange(int(sizes.sum()))
+    return np.concatenate([[0], ends]), np.asarray(ids)[places]
 
 
 def open_index(folder: Path, *, mapped: bool = True) -> VectorIndex:

@@ -176,10 +176,46 @@ def test_at_full_effort_it_is_exact(kind: str) -> None:
         assert list(row) == exact(ids, vectors, query, 12)
 
 
-def test_equal_scores_are_ordered_by_id() -> None:
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_equal_scores_are_ordered_by_id(k: int) -> None:
+    """Where the cut runs through them, too."""
     vectors = np.tile(unit(np.random.default_rng(0), 1), (5, 1))
     index = VectorIndex.build(np.array([9, 4, 7, 3, 8]), vectors, candidates(IndexConfig(), 5, DIMENSION)[0])
-    np.testing.assert_array_equal(index.search(vectors[:1], 5)[0][0], [3, 4, 7, 8, 9])
+    np.testing.assert_array_equal(index.search(vectors[:1], k)[0][0], [3, 4, 7, 8, 9][:k])
+    excluded = (np.array([0, 2]), np.array([3, 7]))
+    np.testing.assert_array_equal(index.search(vectors[:1], min(k, 3), exclude=excluded)[0][0], [4, 8, 9][:k])
+
+
+@pytest.mark.parametrize("kind", [kind for kind in TYPES if kind != "flat"])
+@settings(max_examples=25, deadline=None)
+@given(
+    effort=st.integers(1, 4),
+    k=st.integers(1, COUNT + 5),
+    excluded=st.lists(st.integers(0, COUNT), min_size=3, max_size=3),
+)
+def test_no_result_is_short_while_items_are_left(kind: str, effort: int, k: int, excluded: list[int]) -> None:
+    """However little a search spends: at its tuned effort, an index gives as many as a flat one would."""
+    index, ids, _ = build(kind)
+    index.effort = effort
+    rng = np.random.default_rng(k)
+    banned = [rng.choice(ids, min(size, COUNT), replace=False) for size in excluded]
+    offsets = np.cumsum([0, *map(len, banned)])
+    found, scores = index.search(unit(rng, 3), k, exclude=(offsets, np.concatenate(banned)))
+    for row, gone in zip(found, banned, strict=True):
+        assert (row >= 0).sum() == min(k, COUNT - len(gone))
+        assert not np.isin(row[row >= 0], gone).any() and len(set(row[row >= 0])) == (row >= 0).sum()
+    assert (np.diff(np.where(np.isfinite(scores), scores, -9.0), axis=1) <= 0).all()
+
+
+def test_queries_that_come_back_short_do_not_change_the_others() -> None:
+    """The second of these must look further, as most items are excluded; the first gets what it gets alone."""
+    index, ids, _ = build("ivf")
+    index.effort = 1
+    queries = unit(np.random.default_rng(11), 2)
+    alone = index.search(queries[:1], 5)
+    together = index.search(queries, 5, exclude=(np.array([0, 0, COUNT - 5]), ids[5:]))
+    np.testing.assert_array_equal(together[0][0], alone[0][0])
+    assert set(together[0][1]) == set(ids[:5])
 
 
 @settings(max_examples=25, deadline=None)

@@ -57,3 +57,17 @@ def test_an_unreachable_target_is_said_to_be_missed(spread: tuple) -> None:
     config = IndexConfig(type="ivf_pq", code_bytes=2, target_recall=0.999, recall_at=10, lists=16)
     _, info = build_tuned(*spread, config)
     assert not info["target_reached"] and info["recall"]["value"] < 0.999
+
+
+@pytest.mark.parametrize("kind", ["ivf", "ivf_pq", "hnsw"])
+def test_a_small_catalogue_is_tuned_at_the_depth_that_is_asked_for(kind: str) -> None:
+    """Half of the catalogue and more: what is measured is the search at its effort, not an exhaustive one."""
+    rng = np.random.default_rng(4)
+    vectors = rng.normal(size=(50, 8)).astype(np.float32)
+    queries = rng.normal(size=(40, 8)).astype(np.float32)
+    ids = np.arange(50) + 3
+    index, info = build_tuned(ids, vectors, queries, IndexConfig(type=kind, recall_at=30, code_bytes=8, lists=14))
+    assert info["recall"]["value"] == measure_recall(index, ids, vectors, queries, 30)
+    if kind == "ivf":
+        assert index.effort > 1
+    assert (index.search(queries, 3)[0] >= 0).all()
