@@ -48,6 +48,9 @@ class LossConfig(Section):
     recommended, as the softmax otherwise pushes items away from the very histories that hold them."""
     uniform_negatives: int = Field(default=0, ge=0)
     """Items drawn uniformly from the catalogue each step as extra negatives for every row (mixed negative sampling)."""
+    cross_batch_negatives: int = Field(default=0, ge=0)
+    """Candidates of the last steps (positives and uniform negatives) that are kept, as constants, as more negatives for
+    every row; 0: none. One costs (dim + 2) x 4 bytes and two of the three matrix products of a live one."""
     block_rows: Size = 256
     """Rows of logits that exist at a time; speed only."""
     streaming: StreamingConfig = StreamingConfig()

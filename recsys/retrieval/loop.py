@@ -58,6 +58,7 @@ class Loop:
             "optimiser": self.trainer.optimiser.variables,
             "trainer": [self.trainer.step],
             "frequencies": self.frequencies,
+            "queue": list(self.trainer.queue.variables) if self.trainer.queue is not None else [],
             "gates": list(self.stage.optimiser.variables) if self.stage is not None else [],
         }
 

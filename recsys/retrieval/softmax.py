@@ -27,6 +27,7 @@ def sampled_softmax_loss(
     log_q: tf.Tensor,
     inverse_temperature: tf.Tensor,
     *,
+    stored: tf.Tensor | None = None,
     candidate_ids: tf.Tensor | None = None,
     seen_ids: tf.RaggedTensor | None = None,
     weights: tf.Tensor | None = None,
@@ -35,11 +36,12 @@ def sampled_softmax_loss(
     """Mean softmax cross-entropy of each query against all candidates; row i's positive is candidate i.
 
     `queries` is `[rows, dim] float32` and `candidates` `[rows + extra, dim] float32`: the rows' positives, then any
-    extra negatives. `log_q` `[rows + extra] float32` is subtracted from every logit of its column, the positive's
-    included; a common constant in it cancels. `inverse_temperature` is a scalar. With `candidate_ids`
-    (`[rows + extra]` integers), a candidate with the id of the row's positive is no negative of that row (accidental
-    hit); nor, then, is one that stands in the row of `seen_ids` (ragged `[rows, None]` integers). `weights`
-    `[rows] float32` are the rows' rewards (1 where left out).
+    extra negatives. `stored` `[stored, dim] float32` are further negatives, constants to which no gradient is worked
+    out; they come after the candidates. `log_q` `[rows + extra + stored] float32` is subtracted from every logit of its
+    column, the positive's included; a common constant in it cancels. `inverse_temperature` is a scalar. With
+    `candidate_ids` (`[rows + extra + stored]` integers), a candidate with the id of the row's positive is no negative
+    of that row (accidental hit); nor, then, is one that stands in the row of `seen_ids` (ragged `[rows, None]`
+    integers). `weights` `[rows] float32` are the rows' rewards (1 where left out).
 
     Where norms bound the logits so that no exponential can leave the range of float32, which the L2-normalised outputs
     of the towers grant at usual temperatures, there is no running maximum; else each row's maximum is taken off.
@@ -48,16 +50,18 @@ def sampled_softmax_loss(
     rows = tf.shape(queries)[0]
     weights = tf.ones([rows], queries.dtype) if weights is None else tf.convert_to_tensor(weights, queries.dtype)
     log_q = tf.stop_gradient(tf.convert_to_tensor(log_q, queries.dtype))
-    hits = None if candidate_ids is None else _hit_finder(candidate_ids, seen_ids)
+    hits = None if candidate_ids is None else _hit_finder(candidate_ids, rows, seen_ids)
 
     @tf.custom_gradient
     def loss(queries: tf.Tensor, candidates: tf.Tensor, inverse_temperature: tf.Tensor):
         # Only differences of logQ matter, so take off the middle of their range: the exponents become smallest.
         centred = log_q - 0.5 * (tf.reduce_max(log_q) + tf.reduce_min(log_q))
-        bound = _logit_bound(queries, candidates, centred, inverse_temperature)
+        moving = None if stored is None else tf.shape(candidates)[0]
+        everything = candidates if stored is None else tf.concat([candidates, stored], axis=0)
+        bound = _logit_bound(queries, everything, centred, inverse_temperature)
 
         def one_pass(stable: bool) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            return _blocks(queries, candidates, centred, inverse_temperature, weights, hits, block_rows, stable)
+            return _blocks(queries, everything, moving, centred, inverse_temperature, weights, hits, block_rows, stable)
 
         log_sums, means, pulled = tf.cond(bound < SAFE_EXPONENT, lambda: one_pass(False), lambda: one_pass(True))
         positives = candidates[:rows]
@@ -90,6 +94,7 @@ def _logit_bound(
 def _blocks(
     queries: tf.Tensor,
     candidates: tf.Tensor,
+    moving: tf.Tensor | None,
     log_q: tf.Tensor,
     inverse_temperature: tf.Tensor,
     weights: tf.Tensor,
@@ -99,7 +104,7 @@ def _blocks(
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """The pass: log-sums `[rows]`, softmax-weighted mean candidates `[rows, dim]`, and what pulls each candidate.
 
-    The last is sum_i share_i p_ij q_i, `[candidates, dim]`.
+    The last is sum_i share_i p_ij q_i, `[candidates, dim]`; with `moving`, of so many first candidates only.
     """
     rows, dim = tf.shape(queries)[0], queries.shape[1]
     share = weights / tf.cast(rows, queries.dtype)
@@ -127,11 +132,12 @@ def _blocks(
         block = tf.matmul(exponentials, counted)
         total = block[:, dim:]
         weighted = queries[start:stop] * (share[start:stop, None] / total)
-        pulled += tf.matmul(exponentials, weighted, transpose_a=True)
+        live = exponentials if moving is None else exponentials[:, :moving]
+        pulled += tf.matmul(live, weighted, transpose_a=True)
         return index + 1, sums.write(index, tf.concat([block[:, :dim] / total, tf.math.log(total) + top], 1)), pulled
 
     sums = tf.TensorArray(queries.dtype, size=count, infer_shape=False, element_shape=[None, dim + 1])
-    start = (tf.constant(0), sums, tf.zeros_like(candidates))
+    start = (tf.constant(0), sums, tf.zeros_like(candidates if moving is None else candidates[:moving]))
     # One block at a time: running ahead would hold several blocks of logits in memory.
     _, sums, pulled = tf.while_loop(lambda index, *_: index < count, body, start, parallel_iterations=1)
     joined = tf.ensure_shape(sums.concat(), [None, dim + 1])
@@ -139,7 +145,7 @@ def _blocks(
 
 
 def _hit_finder(
-    candidate_ids: tf.Tensor, seen_ids: tf.RaggedTensor | None = None
+    candidate_ids: tf.Tensor, rows: tf.Tensor, seen_ids: tf.RaggedTensor | None = None
 ) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     """A function of a block's bounds that lists what is masked in it as (row in the block, candidate) `[hits, 2]`.
 
@@ -153,7 +159,7 @@ def _hit_finder(
         first = tf.searchsorted(runs, ids, side="left")
         return first, tf.searchsorted(runs, ids, side="right") - first
 
-    own = run_of(candidate_ids)
+    own = run_of(candidate_ids[:rows])
     if seen_ids is not None:
         seen, reader = seen_ids.values, repeated(tf.cast(seen_ids.row_lengths(), tf.int32))
         # Most of what was seen is no candidate: a hashed set tells nearly all of it without a search.

@@ -10,6 +10,7 @@ from recsys.config.train import LossConfig
 from recsys.errors import UserError
 from recsys.features.gate_optimiser import GateOptimiser
 from recsys.features.ragged import as_ragged
+from recsys.retrieval.candidate_queue import CandidateQueue, Candidates
 from recsys.retrieval.input import Batch, join
 from recsys.retrieval.log_q import LogQ
 from recsys.retrieval.softmax import sampled_softmax_loss
@@ -46,25 +47,40 @@ class Trainer(tf.Module):
         self.model, self.optimiser, self.config, self.gates = model, optimiser, config, gates
         self.log_q, self.catalogue, self.seed = log_q, catalogue, seed
         self.self_supervisions = self_supervisions
+        stored = config.cross_batch_negatives
+        self.queue = CandidateQueue(stored, model.spec.config.output_dim) if stored else None
         self.histories = item_histories(model.spec) if config.mask_history else ()
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
 
     def loss(self, batch: Batch, seed: tf.Tensor) -> tf.Tensor:
         """The loss of one batch; all randomness comes from `seed` `[2] int32`."""
-        queries = self.model.query_tower(batch["query"], seed=tf.random.fold_in(seed, 0))
-        item_seed = tf.random.fold_in(seed, 1)
+        return self._loss(batch, self._candidates(batch, seed), seed)
+
+    def _candidates(self, batch: Batch, seed: tf.Tensor) -> Candidates:
+        """The batch's items, then the uniformly drawn ones."""
         items = batch["item"]
         if self.model.item_tower.audience is not None:
             items = {**items, USER: batch["query"][USER]}
         if self.config.uniform_negatives:
             items = self._with_uniform(items, tf.random.fold_in(seed, 2))
-        candidates = self.model.item_tower(items, seed=item_seed)
+        vectors = self.model.item_tower(items, seed=tf.random.fold_in(seed, 1))
+        return Candidates(vectors, items[ITEM], self.log_q(items[ITEM], batch["item"][ITEM], items))
+
+    def _loss(self, batch: Batch, candidates: Candidates, seed: tf.Tensor) -> tf.Tensor:
+        """The softmax of the batch's queries over the candidates and, where there is a queue, what is stored in it."""
+        queries = self.model.query_tower(batch["query"], seed=tf.random.fold_in(seed, 0))
+        ids, log_q, stored = candidates.ids, candidates.log_q, None
+        if self.queue is not None:
+            earlier = self.queue.stored()
+            stored = earlier.vectors
+            ids, log_q = tf.concat([ids, earlier.ids], axis=0), tf.concat([log_q, earlier.log_q], axis=0)
         return sampled_softmax_loss(
             queries,
-            candidates,
-            self.log_q(items[ITEM], batch["item"][ITEM], items),
+            candidates.vectors,
+            log_q,
             self.model.inverse_temperature,
-            candidate_ids=items[ITEM] if self.config.mask_accidental_hits else None,
+            stored=stored,
+            candidate_ids=ids if self.config.mask_accidental_hits else None,
             seen_ids=self._seen(batch),
             block_rows=self.config.block_rows,
         )
@@ -95,7 +111,8 @@ class Trainer(tf.Module):
         logits = [gates.logits for gates in self.gates.gates] if self.gates is not None else []
         with tf.GradientTape() as tape:
             tape.watch(logits)
-            loss = total = self.loss(batch, seed)
+            candidates = self._candidates(batch, seed)
+            loss = total = self._loss(batch, candidates, seed)
             for one in self.self_supervisions:
                 total += one.weight(self.step) * one.loss(self.step, batch, self.model.inverse_temperature)
         variables = self.model.trainable_variables
@@ -104,6 +121,8 @@ class Trainer(tf.Module):
         self.optimiser.apply_gradients(zip(gradients[: len(variables)], variables, strict=True))
         if self.gates is not None:
             self.gates.apply(gradients[len(variables) :])
+        if self.queue is not None:
+            self.queue.push(candidates, tf.random.fold_in(seed, 3))
         self.step.assign_add(1)
         return loss
 

@@ -124,7 +124,7 @@ run(Path(sys.argv[1]), Path(sys.argv[2]), **RESUMED)
 
 RESUMED = {
     "model": {"user_id": {"dropout": 0.2}, "history": {"dropout": 0.2}, "temperature": {"learned": True}},
-    "loss": {"frequencies": "streaming", "uniform_negatives": 8},
+    "loss": {"frequencies": "streaming", "uniform_negatives": 8, "cross_batch_negatives": 100},
     "ssl": {"batch_size": 8, "warmup_steps": 4},
     "epochs": 3,
     "refit_on_validation": True,

@@ -36,8 +36,11 @@ def oracle(queries, candidates, log_q, inverse, ids=None, weights=None):
     return loss, inverse * slope @ candidates, inverse * slope.T @ queries, float((slope * cosines).sum())
 
 
-def ours(queries, candidates, log_q, inverse, ids=None, weights=None, block_rows=256):
-    queries, candidates = tf.constant(queries, tf.float32), tf.constant(candidates, tf.float32)
+def ours(queries, candidates, log_q, inverse, ids=None, weights=None, block_rows=256, stored=0):
+    """Loss and gradients; the last `stored` candidates are handed over as constants, with no gradient of theirs."""
+    live = len(candidates) - stored
+    constants = tf.constant(candidates[live:], tf.float32) if stored else None
+    queries, candidates = tf.constant(queries, tf.float32), tf.constant(candidates[:live], tf.float32)
     inverse = tf.constant(inverse, tf.float32)
     with tf.GradientTape() as tape:
         tape.watch([queries, candidates, inverse])
@@ -46,6 +49,7 @@ def ours(queries, candidates, log_q, inverse, ids=None, weights=None, block_rows
             candidates,
             tf.constant(log_q, tf.float32),
             inverse,
+            stored=constants,
             candidate_ids=None if ids is None else tf.constant(ids),
             weights=None if weights is None else tf.constant(weights, tf.float32),
             block_rows=block_rows,
@@ -69,19 +73,22 @@ def check(found, expected, tolerance=1e-5) -> None:
     weighted=st.booleans(),
     temperature=st.sampled_from([0.003, 0.05, 0.5]),
     seed=st.integers(0, 999),
+    stored=st.sampled_from([0, 0, 1, 20]),
 )
-def test_loss_and_gradients_equal_the_oracle(rows, extra, block, distinct, masked, weighted, temperature, seed):
-    """Whatever the blocks, the extra negatives, the repeats of items, and on both sides of the safe bound."""
+def test_loss_and_gradients_equal_the_oracle(rows, extra, block, distinct, masked, weighted, temperature, seed, stored):
+    """Whatever the blocks, extra and stored negatives, repeats of items, and on both sides of the safe bound."""
     rng = np.random.default_rng(seed)
     arguments = {
         "queries": unit(rng, rows, 5).astype(np.float32),
-        "candidates": unit(rng, rows + extra, 5).astype(np.float32),
-        "log_q": rng.normal(size=rows + extra).astype(np.float32) * 2,
+        "candidates": unit(rng, rows + extra + stored, 5).astype(np.float32),
+        "log_q": rng.normal(size=rows + extra + stored).astype(np.float32) * 2,
         "inverse": 1 / temperature,
-        "ids": rng.integers(3, 3 + distinct, rows + extra) if masked else None,
+        "ids": rng.integers(3, 3 + distinct, rows + extra + stored) if masked else None,
         "weights": rng.random(rows).astype(np.float32) if weighted else None,
     }
-    check(ours(**arguments, block_rows=block), oracle(**arguments), 1e-4 if temperature < 0.01 else 1e-5)
+    loss, of_queries, of_candidates, of_inverse = oracle(**arguments)
+    right = loss, of_queries, of_candidates[: rows + extra], of_inverse
+    check(ours(**arguments, block_rows=block, stored=stored), right, 1e-4 if temperature < 0.01 else 1e-5)
 
 
 def test_long_vectors_take_the_stable_path():
