@@ -64,17 +64,27 @@ class StreamingFrequencies(tf.Module):
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
 
     def update(self, ids: tf.Tensor) -> None:
-        """Take in the item ids of one (global) batch; an item counts once a step, and so does a bucket.
+        """Take in the item ids of one global batch; an item counts once a step, and so does a bucket.
 
-        Items that share a bucket write the same values: all are computed from what was there before.
+        In a replica of a `tf.distribute` strategy `ids` are that replica's, and the union of all replicas' is taken in,
+        once, wherever the variables live (one copy, or mirrored).
         """
+        context = tf.distribute.get_replica_context()
+        if context is None or context.num_replicas_in_sync == 1:
+            self._take_in(ids)
+        else:
+            context.merge_call(lambda strategy, parts: self._take_in(strategy.gather(parts, axis=0)), args=(ids,))
+
+    def _take_in(self, ids: tf.Tensor) -> None:
+        """One step of the algorithm. Items that share a bucket write the same, worked out from what was there."""
         step = self.step.assign_add(1)
         for index, bucket in enumerate(self._hashed(tf.unique(tf.reshape(ids, [-1])).y)):
             where = tf.stack([tf.fill(tf.shape(bucket), tf.constant(index, tf.int64)), bucket], axis=1)
             since = tf.cast(step - tf.gather_nd(self.last, where), tf.float32)
             gap = (1.0 - self.alpha) * tf.gather_nd(self.gap, where) + self.alpha * since
-            self.gap.scatter_nd_update(where, gap)
-            self.last.scatter_nd_update(where, tf.fill(tf.shape(bucket), step))
+            for variable, values in ((self.gap, gap), (self.last, tf.fill(tf.shape(bucket), step))):
+                for copy in tf.distribute.get_strategy().experimental_local_results(variable):
+                    copy.scatter_nd_update(where, values)
 
     def probabilities(self, ids: tf.Tensor) -> tf.Tensor:
         """Estimated probability that each id is in a batch, same shape, float32 in [SMALLEST, 1]."""
