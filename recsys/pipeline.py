@@ -4,6 +4,7 @@ Results appear whole or not at all, every stage is deterministic, and what it ma
 run that was killed at any instant and is started again ends with what an undisturbed one makes.
 """
 
+import contextlib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 STAGES = ("ingest", "train", "index", "evaluate", "publish")
 RANK = "rank"
 """The stage after training where the configuration has a ranker."""
+
+CHECKPOINTS = "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,6 @@ class Pipeline:
                 "train": self._settings("train"),
                 "seed": self.config.seed,
             }
-            checkpoints = self.workdir / "checkpoints"
 
             def make(key: str) -> None:
                 from recsys.retrieval.job import train
@@ -135,13 +137,13 @@ class Pipeline:
                     self.config.train,
                     self.config.seed,
                     self.model_path,
-                    checkpoints=checkpoints / key[:16],
+                    checkpoints=self._checkpoints("train", key),
                     logs=self.workdir / "logs",
                     quiet=self.quiet,
                 )
 
             made = self._make("train", inputs, self.model_path, _model_id, make)
-            shutil.rmtree(checkpoints, ignore_errors=True)
+            self._forget_checkpoints("train")
             return made
 
     def rank(self) -> Made:
@@ -159,7 +161,6 @@ class Pipeline:
             if ranking.retrieval_score:
                 _needed(self.model_path, "retrieval model, whose score the ranker is to read", "train")
                 inputs["model"] = _model_id(self.model_path)
-            checkpoints = self.workdir / "checkpoints"
 
             def make(key: str) -> None:
                 from recsys.ranking.job import rank
@@ -169,14 +170,14 @@ class Pipeline:
                     ranking,
                     self.config.seed,
                     self.ranker_path,
-                    checkpoints=checkpoints / key[:16],
+                    checkpoints=self._checkpoints(RANK, key),
                     logs=self.workdir / "logs",
                     retrieval_model=self.model_path if self.model_path.is_dir() else None,
                     quiet=self.quiet,
                 )
 
             made = self._make(RANK, inputs, self.ranker_path, _ranker_id, make)
-            shutil.rmtree(checkpoints, ignore_errors=True)
+            self._forget_checkpoints(RANK)
             return made
 
     def index(self) -> Made:
@@ -284,6 +285,16 @@ class Pipeline:
 
     def _make(self, stage: str, inputs: Mapping[str, Any], path: Path, identity: Identity, make: Make) -> Made:
         return make_once(self.workdir, stage, inputs, path, identity, make, force=self.force)
+
+    def _checkpoints(self, stage: str, key: str) -> Path:
+        return self.workdir / CHECKPOINTS / f"{stage}-{key[:16]}"
+
+    def _forget_checkpoints(self, stage: str) -> None:
+        """A stage that has ended needs none; another one, killed, may."""
+        for folder in (self.workdir / CHECKPOINTS).glob(f"{stage}-*"):
+            shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # not empty, or not there
+            (self.workdir / CHECKPOINTS).rmdir()
 
     def _settings(self, section: str) -> Any:
         return getattr(self.config, section).model_dump(mode="json")

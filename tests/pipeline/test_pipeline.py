@@ -63,6 +63,27 @@ class Stages:
             (folder / "weights.txt").write_text(f"{seed}{train.model_dump_json()}")
         self.end("train")
 
+    def rank(
+        self,
+        dataset: Any,
+        ranking: Any,
+        seed: int,
+        output: Path,
+        *,
+        checkpoints: Path,
+        logs: Path,
+        retrieval_model: Path | None,
+        quiet: bool,
+    ) -> None:
+        resumed = (checkpoints / "half").exists()
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        (checkpoints / "half").write_text("")
+        if self.die_after == "half of rank" and not resumed:
+            raise KeyboardInterrupt
+        self.note(f"rank resumed {resumed}")
+        with write_artifact(output, "ranker", 1, {"dataset": dataset.artifact.artifact_id}):
+            pass
+
     def index(self, dataset: Any, model: Path, config: Any, output: Path, *, ranker: Path | None, quiet: bool) -> None:
         self.note("index")
         with write_artifact(output, "bundle", 1, {"dataset": dataset.artifact.artifact_id}) as folder:
@@ -84,6 +105,7 @@ def stages(monkeypatch: pytest.MonkeyPatch) -> Stages:
     for name, function, call in (
         ("recsys.ingestion.job", "ingest", stages.ingest),
         ("recsys.retrieval.job", "train", stages.train),
+        ("recsys.ranking.job", "rank", stages.rank),
         ("recsys.index.job", "build_bundle", stages.index),
         ("recsys.evaluation.job", "evaluate", stages.evaluate),
     ):
@@ -171,6 +193,18 @@ def test_a_run_that_died_goes_on(stages: Stages, configure: Callable[..., Config
     assert [one.identity for one in made] == [one.identity for one in undisturbed]
     if moment == "half of train":
         assert "resumed True" in stages.ran
+    assert not (tmp_path / "work" / "checkpoints").exists()
+
+
+def test_a_ranker_that_died_goes_on_though_training_is_skipped(
+    stages: Stages, configure: Callable[..., Config], tmp_path: Path
+) -> None:
+    stages.die_after = "half of rank"
+    with pytest.raises(KeyboardInterrupt):
+        Pipeline(configure(ranking={})).run()
+    stages.die_after = None
+    Pipeline(configure(ranking={})).run()
+    assert "rank resumed True" in stages.ran
     assert not (tmp_path / "work" / "checkpoints").exists()
 
 
