@@ -1,5 +1,6 @@
-"""Shared by the file formats: which columns are wanted, and turning what was read into batches."""
+"""Shared by the file formats: which columns are wanted, files in blocks of lines, and what was read as batches."""
 
+import codecs
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -56,6 +57,31 @@ def sliced(
         if start == 0 and not len(table) and not rejects:
             return
         yield RawBatch(table.slice(start, MAX_ROWS), path, rows.slice(start, MAX_ROWS), rejects if start == 0 else ())
+
+
+def line_blocks(path: str, form: str, block_bytes: int, encoding: str = "utf-8") -> Iterator[bytes]:
+    """A file's bytes, as UTF-8, in blocks of about `block_bytes` that end at line ends.
+
+    Raises UserError where the file cannot be read to its end.
+    """
+    try:
+        with pa.input_stream(path, compression="detect") as stream:
+            source = stream
+            if codecs.lookup(encoding).name != "utf-8":
+                source = pa.transcoding_input_stream(stream, encoding, "utf-8")
+            rest = b""
+            while data := source.read(block_bytes):
+                # A carriage return alone ends lines in some old files; the last byte may be the first of a pair.
+                end = (data.rfind(b"\n") + 1) or (data.rfind(b"\r", 0, len(data) - 1) + 1)
+                if end:
+                    yield rest + data[:end]
+                    rest = data[end:]
+                else:
+                    rest += data
+            if rest:
+                yield rest
+    except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError) as error:
+        raise unreadable(path, form, error) from None
 
 
 def unreadable(path: str, form: str, error: Exception) -> UserError:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.json as pa_json
 
-from recsys.datasets.columns import Wanted, rejected, sliced, unreadable
+from recsys.datasets.columns import Wanted, line_blocks, rejected, sliced
 from recsys.datasets.source import RawBatch, RejectedRow
 
 _BLOCK_BYTES = 8 << 20
@@ -22,7 +22,7 @@ def read_jsonl(path: str, wanted: Wanted) -> Iterator[RawBatch]:
     object, or that holds an object where a plain value or a list is wanted, is rejected.
     """
     line = 1
-    for number, block in enumerate(_blocks(path)):
+    for number, block in enumerate(line_blocks(path, "JSON Lines", _BLOCK_BYTES)):
         count = block.count(b"\n") + (not block.endswith(b"\n"))
         lines = np.arange(line, line + count, dtype=np.int64)
         line += count
@@ -42,24 +42,6 @@ def read_jsonl(path: str, wanted: Wanted) -> Iterator[RawBatch]:
         nulls = pa.nulls(len(lines), pa.string())
         table = wanted.batch({name: columns.get(name, nulls) for name in wanted.sources})
         yield from sliced(table, path, pa.array(lines), rejects)
-
-
-def _blocks(path: str) -> Iterator[bytes]:
-    """A file's bytes in blocks that end at line ends."""
-    try:
-        with pa.input_stream(path, compression="detect") as stream:
-            rest = b""
-            while data := stream.read(_BLOCK_BYTES):
-                end = data.rfind(b"\n") + 1
-                if end:
-                    yield rest + data[:end]
-                    rest = data[end:]
-                else:
-                    rest += data
-            if rest:
-                yield rest
-    except (pa.ArrowException, OSError, EOFError) as error:
-        raise unreadable(path, "JSON Lines", error) from None
 
 
 def _parse(block: bytes) -> pa.Table | None:

@@ -6,6 +6,8 @@ import io
 import pickle
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.csv as pa_csv
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -58,6 +60,51 @@ def test_lines_of_another_width_are_rejected_and_every_line_keeps_its_number(tmp
     assert numbers == [line + first for line in good]
     assert [(row.row, row.raw) for row in rejected] == [(line + first, lines[line]) for line in bad]
     assert all(row.reason == f"{widths[line]} values, expected 3" for row, line in zip(rejected, bad, strict=True))
+
+
+@settings(max_examples=300, deadline=None)
+@given(lines=st.lists(st.text('ab",', max_size=7), min_size=1, max_size=12), end=st.booleans())
+def test_a_quote_that_is_not_closed_rejects_its_line_alone(tmp_path_factory, lines, end):
+    """Each line is what Arrow makes of it alone; one that swallows a line put behind it is rejected."""
+    folder = tmp_path_factory.mktemp("csv")
+    text = "\n".join(["a,b,c", *lines]) + ("\n" if end or not lines[-1] else "")
+    values, numbers, rejected = _read(folder, text.encode())
+    expected, open_lines = {}, []
+    for number, line in enumerate(lines, 2):
+        alone = pa_csv.read_csv(
+            io.BytesIO(f"{line}\n,,\n".encode()),
+            pa_csv.ReadOptions(use_threads=False, column_names=["a", "b", "c"]),
+            pa_csv.ParseOptions(ignore_empty_lines=False, invalid_row_handler=lambda row: "skip"),
+            pa_csv.ConvertOptions(column_types=dict.fromkeys("abc", pa.string()), strings_can_be_null=True),
+        ).to_pylist()
+        swallows = not alone or tuple(alone[-1].values()) != (None, None, None)
+        if swallows:
+            open_lines.append((number, line))
+        elif len(alone) == 2:
+            expected[number] = tuple(alone[0].values())
+    assert dict(zip(numbers, values, strict=True)) == expected
+    assert sorted(numbers + [row.row for row in rejected]) == list(range(2, len(lines) + 2))
+    assert [(row.row, row.raw) for row in rejected if "quote" in row.reason] == open_lines
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("block", [64, 1 << 22])
+def test_one_stray_quote_in_a_long_file_costs_one_line(tmp_path, monkeypatch, block, line_end):
+    monkeypatch.setattr("recsys.datasets.csv_format._BLOCK_BYTES", block)
+    lines = [f'{number},"b ""{number}""",c' for number in range(2, 2001)]
+    lines[500] = '502,"b,c'
+    lines[700] = 'short "line'
+    values, numbers, rejected = _read(tmp_path, line_end.join(["a,b,c", *lines]).encode())
+    assert numbers == [number for number in range(2, 2001) if number not in (502, 702)]
+    assert [value[:2] for value in values] == [(f"{number}", f'b "{number}"') for number in numbers]
+    assert sorted((row.row, row.raw) for row in rejected) == [(502, '502,"b,c'), (702, 'short "line')]
+    assert "a quote opens a value and is not closed on the line" in rejected[0].reason + rejected[-1].reason
+
+
+def test_with_multiline_an_open_quote_is_said(tmp_path):
+    values, _, rejected = _read(tmp_path, b'a,b,c\n1,x,y\n2,"x,y\n3,x,y\n', CsvFormat(multiline=True))
+    assert values == [("1", "x", "y")]
+    assert rejected[0].reason == "2 values over 2 lines (is a quote not closed?), expected 3"
 
 
 def test_line_numbers_across_blocks(tmp_path, monkeypatch):
