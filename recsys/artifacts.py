@@ -106,6 +106,17 @@ def write_artifact(path: Path, kind: str, format_version: int, payload: dict[str
     _replace(aside, path)
 
 
+def copy_artifact(source: Artifact, target: Path) -> None:
+    """Copy an artefact whole or not at all; the copy has the same manifest, so the same id, and is read-only."""
+    payload = {key: value for key, value in source.manifest.items() if key not in ("kind", "format", "files")}
+    with write_artifact(target, source.manifest["kind"], source.manifest["format"], payload) as folder:
+        for name in source.manifest["files"]:
+            copy = folder / name
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source.path / name, copy)
+            copy.chmod(0o444)
+
+
 def _replace(aside: Path, path: Path) -> None:
     """Put `aside` in the place of `path` and remove what was there."""
     if not path.exists():

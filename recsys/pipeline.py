@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recsys import registry
-from recsys.artifacts import open_artifact, recover
+from recsys.artifacts import copy_artifact, open_artifact, recover
 from recsys.config import Config
 from recsys.errors import UserError
 from recsys.evaluation import REPORT_FORMAT, REPORT_KIND
+from recsys.promotion import calibration_evidence
 from recsys.ranking import RANKER_FORMAT, RANKER_KIND
 from recsys.retrieval import MODEL_FORMAT, MODEL_KIND
 from recsys.workdir import Identity, Made, Make, locked, make_once, read_stamp
@@ -153,6 +154,8 @@ class Pipeline:
             raise UserError("ranking: the configuration has no such section, so there is no ranker to train.")
         with locked(self.workdir):
             dataset = self._dataset()
+            if ranking.reuse is not None:
+                return self._told_of_retrieval(self._reuse(dataset, ranking.reuse))
             inputs = {
                 "dataset": dataset.artifact.artifact_id,
                 "ranking": self._settings("ranking"),
@@ -178,7 +181,7 @@ class Pipeline:
 
             made = self._make(RANK, inputs, self.ranker_path, _ranker_id, make)
             self._forget_checkpoints(RANK)
-            return made
+            return self._told_of_retrieval(made)
 
     def index(self) -> Made:
         """Data set and model (and ranker) to bundle."""
@@ -242,14 +245,21 @@ class Pipeline:
     def publish(self) -> Made:
         """Bundle to registry, and current there; its measured figures go along where it was evaluated.
 
-        A bundle that this stage made current before is not promoted again: a rollback since then stands.
+        A bundle that this stage made current before is not promoted again: a rollback since then stands. Raises
+        UserError where the ranker must prove its calibration and does not; the bundle is published then all the same.
         """
         with locked(self.workdir):
             bundle = _bundle_id(self.bundle_path)
             stamp = read_stamp(self.workdir, "evaluate")
             evaluated = stamp is not None and stamp.get("bundle") == bundle
-            figures = headline(self.metrics()) if evaluated else {}
-            published = registry.publish(self.registry_path, self.bundle_path, metrics=figures, why=self.config.name)
+            metrics = self.metrics() if evaluated else None
+            published = registry.publish(
+                self.registry_path,
+                self.bundle_path,
+                metrics={} if metrics is None else headline(metrics),
+                calibration=self._calibration(metrics),
+                why=self.config.name,
+            )
 
             def promote(key: str) -> None:
                 registry.promote(self.registry_path, bundle, why=f"recsys run, {self.config.name}")
@@ -261,6 +271,40 @@ class Pipeline:
             made = self._make("publish", {"bundle": bundle}, published.path, promoted, promote)
             now = registry.current(self.registry_path).bundle
             return made if now == bundle else replace(made, note=_left_alone(self.registry_path, bundle, now))
+
+    def _reuse(self, dataset: "DatasetFolder", folder: Path) -> Made:
+        """The ranker in `folder` instead of one trained here."""
+        ranker = open_artifact(folder, RANKER_KIND, RANKER_FORMAT, verify=True)
+        found, expected = ranker.manifest.get("dataset"), dataset.artifact.artifact_id
+        if found != expected:
+            raise UserError(
+                f"ranking.reuse: {folder} is a ranker of data set {found}, but {self.dataset_path} is {expected}, "
+                "whose ids mean something else; train a ranker on this one."
+            )
+
+        def make(key: str) -> None:
+            if not (self.ranker_path.exists() and folder.samefile(self.ranker_path)):
+                copy_artifact(ranker, self.ranker_path)
+
+        inputs = {"dataset": expected, "reused": ranker.artifact_id}
+        return self._make(RANK, inputs, self.ranker_path, _ranker_id, make)
+
+    def _told_of_retrieval(self, made: Made) -> Made:
+        """With a note where the ranker was trained beside another retrieval model than the one that is there now."""
+        saw = open_artifact(made.path, RANKER_KIND, RANKER_FORMAT).manifest.get("retrieval_model")
+        now = _model_id(self.model_path) if self.model_path.is_dir() else None
+        if now is None or now == saw:
+            return made
+        return replace(
+            made,
+            note=f"The ranker was trained beside retrieval model {saw}, not {now}; promotion checks its calibration.",
+        )
+
+    def _calibration(self, metrics: Mapping[str, Any] | None) -> dict[str, Any] | None:
+        """The evidence that promotion may ask for; None without a ranker or an evaluation."""
+        if metrics is None or self.config.ranking is None:
+            return None
+        return calibration_evidence(metrics.get("ranking"), self.config.promote.calibration)
 
     def metrics(self) -> dict[str, Any]:
         """What evaluation measured; raises UserError where nothing was evaluated yet."""

@@ -11,15 +11,15 @@ import contextlib
 import fcntl
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from recsys.artifacts import Artifact, fsync_folder, open_artifact, write_artifact, write_atomic
+from recsys.artifacts import Artifact, copy_artifact, fsync_folder, open_artifact, write_atomic
 from recsys.errors import UserError
+from recsys.promotion import calibration_problem
 
 BUNDLE_KIND = "bundle"
 BUNDLE_FORMAT = 1
@@ -56,36 +56,53 @@ def is_registry(path: Path) -> bool:
     return (Path(path) / BUNDLES).is_dir()
 
 
-def publish(registry: Path, bundle: Path, *, metrics: Mapping[str, float] | None = None, why: str = "") -> Artifact:
+def publish(
+    registry: Path,
+    bundle: Path,
+    *,
+    metrics: Mapping[str, float] | None = None,
+    calibration: Mapping[str, Any] | None = None,
+    why: str = "",
+) -> Artifact:
     """Copy a bundle into the registry under its id, whole or not at all, and return the copy.
 
     Every checksum is verified. A bundle that is already there is left alone, and logged again only with other `metrics`
-    (the figures that `recsys registry` shows beside it). Raises UserError for a folder that is not a whole bundle.
+    (the figures that `recsys registry` shows beside it) or another `calibration` (the evidence that `promote` asks
+    for, `recsys.promotion`). Raises UserError for a folder that is not a whole bundle.
     """
     source = open_artifact(bundle, BUNDLE_KIND, BUNDLE_FORMAT, verify=True)
     name = source.artifact_id
     target = registry / BUNDLES / name
     with _locked(registry):
         if not target.exists():
-            _copy(source, target)
-        figures = dict(metrics or {})
-        if _published(registry).get(name, {}).get("metrics") != figures:
-            _append(registry, {"action": PUBLISH, "bundle": name, "metrics": figures, "why": why})
+            copy_artifact(source, target)
+        told: dict[str, Any] = {"metrics": dict(metrics or {})}
+        if calibration is not None:
+            told["calibration"] = dict(calibration)
+        known = _published(registry).get(name, {})
+        if any(known.get(key) != told.get(key) for key in ("metrics", "calibration")):
+            _append(registry, {"action": PUBLISH, "bundle": name, "why": why, **told})
     return Artifact(target, source.manifest)
 
 
-def promote(registry: Path, bundle: str, *, action: str = PROMOTE, why: str = "") -> Current:
+def promote(registry: Path, bundle: str, *, action: str = PROMOTE, why: str = "", force: bool = False) -> Current:
     """Make a published bundle the current one; the one way in which that ever happens.
 
-    Checks that the bundle is whole. Promoting what is current already changes nothing. Raises UserError where it is not
-    in the registry or is damaged.
+    Checks that the bundle is whole, and that its ranker is calibrated where it was trained beside another retrieval
+    model (`recsys.promotion`): `force` overrides that, and the log keeps what was overridden and `why`. Promoting what
+    is current already changes nothing. Raises UserError where it is not in the registry, is damaged or is refused.
     """
+    if force and not why:
+        raise UserError("--force: promoting without the check needs a reason, which the log keeps; add --why REASON.")
     with _locked(registry):
-        return _promote(registry, bundle, action, why)
+        return _promote(registry, bundle, action, why, force)
 
 
 def rollback(registry: Path, *, why: str = "") -> Current:
-    """Promote the bundle that was current before the present one; raises UserError where there is none."""
+    """Promote the bundle that was current before the present one, without asking it for proof again.
+
+    Raises UserError where there is none.
+    """
     with _locked(registry):
         now = current(registry)
         if now.previous is None:
@@ -145,17 +162,6 @@ def read_log(registry: Path) -> list[dict[str, Any]]:
         raise UserError(f"{registry / LOG}: a line is not JSON ({error}); the log was altered by hand.") from None
 
 
-def _copy(source: Artifact, target: Path) -> None:
-    """Copy an artefact whole or not at all; the copy has the same manifest, so the same id, and is read-only."""
-    payload = {key: value for key, value in source.manifest.items() if key not in ("kind", "format", "files")}
-    with write_artifact(target, BUNDLE_KIND, BUNDLE_FORMAT, payload) as folder:
-        for name in source.manifest["files"]:
-            copy = folder / name
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source.path / name, copy)
-            copy.chmod(0o444)
-
-
 def _published(registry: Path) -> dict[str, dict[str, Any]]:
     """The newest publication of each bundle, by id, in the order of the first."""
     return {entry["bundle"]: entry for entry in read_log(registry) if entry["action"] == PUBLISH}
@@ -173,13 +179,24 @@ def _full_id(registry: Path, beginning: str) -> str:
     return found[0]
 
 
-def _promote(registry: Path, bundle: str, action: str, why: str) -> Current:
+def _promote(registry: Path, bundle: str, action: str, why: str, force: bool = False) -> Current:
     name = _full_id(registry, bundle)
-    open_artifact(registry / BUNDLES / name, BUNDLE_KIND, BUNDLE_FORMAT, verify=True)
+    opened = open_artifact(registry / BUNDLES / name, BUNDLE_KIND, BUNDLE_FORMAT, verify=True)
     history = _history(read_log(registry))
     if history and history[-1] == name:
         return current(registry)
-    _append(registry, {"action": action, "bundle": name, "replaces": history[-1] if history else None, "why": why})
+    entry = {"action": action, "bundle": name, "replaces": history[-1] if history else None, "why": why}
+    evidence = _published(registry).get(name, {}).get("calibration")
+    problem = None if action == ROLLBACK else calibration_problem(opened.manifest, evidence)
+    if problem is not None and not force:
+        raise UserError(
+            f"{registry / BUNDLES / name}: not promoted: {problem}. Train the ranker again beside this model (leave "
+            "out ranking.reuse, or 'recsys train --force'), or promote it all the same with 'recsys promote "
+            f"{registry} {name} --force --why REASON'."
+        )
+    if problem is not None:
+        entry["overrides"] = problem
+    _append(registry, entry)
     return _complete(registry)
 
 

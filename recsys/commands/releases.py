@@ -47,13 +47,16 @@ def promote(
     source: Source,
     bundle: Annotated[str, typer.Argument(metavar="BUNDLE_ID", help="Its id, or an unambiguous beginning.")],
     why: Why = "",
+    force: Annotated[
+        bool, typer.Option("--force", help="Although its ranker is not proved to be calibrated; needs --why.")
+    ] = False,
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
     """Make a published bundle the current one."""
     from recsys import registry
 
-    now = registry.promote(find_registry(source, overrides), bundle, why=why)
+    now = registry.promote(find_registry(source, overrides), bundle, why=why, force=force)
     _tell_current(now, source, overrides, as_json)
 
 

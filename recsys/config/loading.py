@@ -15,6 +15,7 @@ from recsys.config.evaluate import EvaluateConfig
 from recsys.config.index import IndexConfig
 from recsys.config.ingest import IngestConfig
 from recsys.config.model import ModelConfig
+from recsys.config.promote import PromoteConfig
 from recsys.config.ranking import RankingConfig
 from recsys.config.serve import ServeConfig
 from recsys.config.train import TrainConfig
@@ -39,6 +40,7 @@ class Config(Section):
     ranking: RankingConfig | None = None
     index: IndexConfig = IndexConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    promote: PromoteConfig = PromoteConfig()
     serve: ServeConfig = ServeConfig()
 
 

@@ -1,5 +1,6 @@
 """Configuration of the ranker: a model of click probability on gated features, and how it is trained."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -144,6 +145,9 @@ class RankingConfig(Section):
     retrieval_score: bool = False
     """Whether the score that the trained towers give query and item is a field, `retrieval_score`: a number, read as
     `model.numeric` says, with a gate of its own in a search. Evaluation and serving take that of the bundle's."""
+    reuse: Path | None = None
+    """A ranker folder of the same data set that is taken as it is, with its own settings, instead of training one, as
+    when towers are trained anew more often than rankers. Promotion then checks its calibration behind these towers."""
     position: PositionConfig | None = None
     calibration: Literal["none", "platt", "isotonic"] = "platt"
     """Fitted on validation rows, stored with the model."""

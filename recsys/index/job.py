@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,7 @@ from recsys.dataset_folder import DatasetFolder
 from recsys.errors import UserError
 from recsys.evaluation.inputs import query_columns, query_inputs
 from recsys.index.tuning import build_tuned, measure_latency
+from recsys.promotion import SAW
 from recsys.ranking import RANKER_FORMAT, RANKER_KIND
 from recsys.registry import BUNDLE_FORMAT, BUNDLE_KIND
 from recsys.retrieval import MODEL_FORMAT, MODEL_KIND
@@ -48,7 +50,7 @@ def build_bundle(
     queries, source = tuning_queries(dataset, trained.path, config.tuning_queries)
     index, info = build_tuned(ids, vectors, queries, config)
     info["recall"]["source"] = source
-    payload = {
+    payload: dict[str, Any] = {
         "dataset": dataset.artifact.artifact_id,
         "model": trained.artifact_id,
         "index": config.model_dump(mode="json"),
@@ -56,6 +58,7 @@ def build_bundle(
     }
     if second is not None:
         payload["ranker"] = second.artifact_id
+        payload[SAW] = second.manifest.get("retrieval_model")
     with write_artifact(output, BUNDLE_KIND, BUNDLE_FORMAT, payload) as folder:
         link_tree(trained.path, folder / "model")
         if second is not None:
