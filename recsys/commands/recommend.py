@@ -52,7 +52,8 @@ def recommend(
         raise UserError("recsys recommend: expected --user USER, or --history ITEM,ITEM,… for someone unknown.")
     loaded = LoadedBundle.open(find_bundle(source, overrides, bundle))
     given = None if history is None else [item for item in history.split(",") if item]
-    past = loaded.history(user) if given is None and user is not None else loaded.named_raw(given or [])
+    known_user = user is not None and loaded.knows(user)
+    past = loaded.history(user) if given is None and user is not None and known_user else loaded.named_raw(given or [])
     query = Query(user, _pairs(feature, "--feature"), _pairs(context, "--context"), given)
     found = loaded.recommend([query], k, exclude_seen=not seen)[0]
     unknown = loaded.unknown_items(given or [])
@@ -62,6 +63,7 @@ def recommend(
             {
                 "bundle": loaded.bundle_id,
                 "user": user,
+                "known_user": known_user,
                 "history": past_json,
                 "known_history": None if given is None else len(given) - len(unknown),
                 "items": [asdict(one) for one in found],
@@ -69,6 +71,12 @@ def recommend(
         )
         return
     print_recommended(loaded.bundle_id, user, found, past, k)
+    if user is not None and not known_user:
+        notes.print(
+            f"User '{user}' is none of the {len(loaded.encoder.users)} that the bundle knows: this is what a newcomer "
+            "gets; --history and --feature say more of one.",
+            soft_wrap=True,
+        )
     if unknown and given is not None:
         some = ", ".join(f"'{item}'" for item in unknown[:3]) + (", …" if len(unknown) > 3 else "")
         known = len(given) - len(unknown)

@@ -91,7 +91,7 @@ class InputConfig(Section):
 
 
 class ValidationConfig(Section):
-    """What early stopping watches: recall over the full catalogue on the validation part."""
+    """What early stopping watches: recall over the full catalogue on validation, of equal recall the larger NDCG."""
 
     k: Size = 50
     exclude_seen: bool = True

@@ -143,9 +143,15 @@ def protocol_of(dataset: DatasetFolder, config: EvaluateConfig) -> tuple[str, st
         exclude = "before_event" if protocol == "event" else "training"
     if exclude == "before_event" and protocol == "user":
         raise UserError("evaluate.exclude_seen: 'before_event' needs protocol 'event'; use 'training' or 'none'.")
+    moving = dataset.schema.of(Side.ITEM, Kind.POINT_IN_TIME)
+    if moving and protocol == "user":
+        raise UserError(
+            f"evaluate.protocol: 'user' asks at no time, but items have '{moving[0].name}', a value as of a time; use "
+            "'event', or 'auto'."
+        )
     candidates = config.candidates
     if candidates == "auto":
-        candidates = "available" if dataset.schema.of(Side.ITEM, Kind.POINT_IN_TIME) else "all"
+        candidates = "available" if moving else "all"
     if candidates == "available" and protocol == "user":
         raise UserError("evaluate.candidates: 'available' needs protocol 'event'; use 'all'.")
     return protocol, exclude, candidates

@@ -142,9 +142,10 @@ class Loop:
             record |= metrics
             health |= details
             self.display.measured(metrics)
-            value = metrics[f"recall@{self.validation.k}"]
-            if value > progress.best_value:
-                progress.best_epoch, progress.best_value = progress.epoch, value
+            # Recall of a long list ends at 1 on a small catalogue; NDCG still tells epochs apart there.
+            value, tie = (metrics[f"{name}@{self.validation.k}"] for name in ("recall", "ndcg"))
+            if (value, tie) > (progress.best_value, progress.best_tie):
+                progress.best_epoch, progress.best_value, progress.best_tie = progress.epoch, value, tie
                 self.folder.write_best(progress.epoch, variable_arrays({"model": self.variables["model"]}))
             stop |= progress.epoch - progress.best_epoch >= self.config.patience
         progress.epochs.append(record)

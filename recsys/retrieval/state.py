@@ -14,8 +14,9 @@ class Progress:
     """How far a phase of training is. `epoch` and `step` are the next ones to run, counted from 0.
 
     `losses` holds the sum of the losses of the running epoch; `epochs` one record for each finished one; `best_epoch`
-    the number of epochs after which validation was best (0: none yet); `saves` numbers the checkpoints. `searched` is
-    what the phase before the refit ended with, `gate_epochs` the records of the epochs in which gates were searched.
+    the number of epochs after which validation was best (0: none yet), by recall (`best_value`) and where that is equal
+    by NDCG (`best_tie`); `saves` numbers the checkpoints. `searched` is what the phase before the refit ended with,
+    `gate_epochs` the records of the epochs in which gates were searched.
     """
 
     phase: str
@@ -25,6 +26,7 @@ class Progress:
     epochs: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
     best_value: float = -1.0
+    best_tie: float = -1.0
     finished: bool = False
     saves: int = 0
     searched: dict[str, Any] | None = None

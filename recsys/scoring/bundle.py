@@ -168,6 +168,10 @@ class LoadedBundle:
         rows = pa.array(np.asarray(ids, np.int64) - FIRST_VALUE_ID)
         return self.items["title"].take(rows).to_pylist() if "title" in self.items.column_names else [None] * len(rows)
 
+    def knows(self, user: str) -> bool:
+        """Whether a raw user id is among the bundle's users."""
+        return bool(self.encoder.user_ids([Query(user=user)])[0] >= FIRST_VALUE_ID)
+
     def history(self, user: str) -> list[Recommended]:
         """What a known user chose, oldest first (score 0); raises UserError where the bundle does not hold the user."""
         known = int(self.encoder.user_ids([Query(user=user)])[0])

@@ -185,11 +185,19 @@ def test_a_strangers_history_may_hold_items_that_nobody_knows(tiny_bundle: Path)
     assert "The catalogue holds" not in recsys("recommend", tiny_bundle, "--history", "i1").err
 
 
+def test_a_user_whom_nobody_knows_is_a_newcomer(tiny_bundle: Path) -> None:
+    """As the HTTP endpoint has it: answered, and said."""
+    outcome = recsys("recommend", tiny_bundle, "--user", "nobody", "-k", 3)
+    assert outcome.code == 0 and "User 'nobody' is none of the 40 that the bundle knows" in outcome.err
+    answer = json.loads(recsys("recommend", tiny_bundle, "--user", "nobody", "-k", 3, "--json").out)
+    assert answer["known_user"] is False and len(answer["items"]) == 3 and answer["history"] == []
+    assert json.loads(recsys("recommend", tiny_bundle, "--user", "u0", "--json").out)["known_user"] is True
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         ([], "expected --user USER"),
-        (["--user", "nobody"], "user 'nobody': not among the 40 users"),
         (["--feature", "club"], "--feature club: expected NAME=VALUE"),
         (["--feature", "shoe=42"], "features.shoe: the data set has no such field"),
     ],

@@ -2,6 +2,7 @@
 
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from recsys.dataset_folder import DatasetFolder
 from recsys.errors import UserError
 from recsys.evaluation import queries as module
 from recsys.evaluation.queries import Events, Queries, make_queries, protocol_of
+from recsys.schema import Field, Kind, Schema, Side, Statistic
 
 REFRESH = 7
 
@@ -157,3 +159,13 @@ def test_auto_is_resolved_by_what_the_data_has(dataset: DatasetFolder) -> None:
 def test_settings_that_contradict_each_other_are_named(dataset: DatasetFolder, settings: dict, named: str) -> None:
     with pytest.raises(UserError, match=f"evaluate.{named}"):
         protocol_of(dataset, EvaluateConfig(**settings))
+
+
+def test_values_of_a_time_need_queries_at_a_time() -> None:
+    """Whatever the candidates: by user, items would be as of no time at all."""
+    age = Field(name="age", side=Side.ITEM, kind=Kind.POINT_IN_TIME, statistic=Statistic.AGE)
+    dataset = SimpleNamespace(schema=Schema(fields=(age,), has_time=True))
+    assert protocol_of(dataset, EvaluateConfig())[2] == "available"
+    for candidates in ("auto", "all"):
+        with pytest.raises(UserError, match=r"evaluate\.protocol: 'user'.*'age'"):
+            protocol_of(dataset, EvaluateConfig(protocol="user", candidates=candidates))

@@ -101,6 +101,13 @@ def test_the_folder_keeps_the_contract(tiny_dataset: Path, trained: Path):
     assert list((trained / "logs").rglob("events.out.tfevents.*"))
 
 
+def test_where_recall_ends_at_one_ndcg_chooses_the_epoch(tiny_dataset: Path, tmp_path: Path):
+    run(tiny_dataset, tmp_path, epochs=4, patience=4, validation={"k": 100}, optimiser={"learning_rate": 0.002})
+    record = json.loads((tmp_path / "model" / "training.json").read_text())
+    assert [epoch["recall@100"] for epoch in record["epochs"]] == [1.0] * 4
+    assert record["best_epoch"] == 1 + int(np.argmax([epoch["ndcg@100"] for epoch in record["epochs"]])) > 1
+
+
 def test_serving_ignores_dropout_and_padding(trained: Path):
     """The same query twice is the same vector, and so with more padding inside the fixed width."""
     tower = load_tower(trained / "model" / "query_tower")
