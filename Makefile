@@ -33,7 +33,8 @@ test: venv  ## Lint, types and all tests
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
-acceptance: venv  ## The runs behind docs/evidence (hours, real data needed); each goes on where it was stopped
+acceptance: venv flink  ## The runs behind docs/evidence (hours, real data needed); each goes on where it was stopped
+	$(BIN)/python benchmarks/ingest.py --evidence
 	$(foreach data,ml-100k globo-news gowalla,$(BIN)/python benchmarks/quality_retrieval.py --data $(data) --evidence &&) true
 	$(BIN)/python benchmarks/ssl_acceptance.py --evidence
 	$(foreach data,ml-100k simulator,$(BIN)/python benchmarks/ssl_ablation.py --data $(data) --evidence &&) true

@@ -18,12 +18,15 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from recsys.artifacts import write_atomic
-from recsys.config import Config, load_config
-from recsys.evaluation.table import label
-from recsys.pipeline import Made, Pipeline
-
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.parts.evidence import surroundings_line  # noqa: E402
+from recsys.artifacts import write_atomic  # noqa: E402
+from recsys.config import Config, load_config  # noqa: E402
+from recsys.evaluation.table import label  # noqa: E402
+from recsys.pipeline import Made, Pipeline  # noqa: E402
+
 DATA = ("ml-100k", "globo-news", "gowalla")
 CUT_OFF = {"gowalla": 20}
 DEFAULT_CUT_OFF = 50
@@ -212,7 +215,10 @@ def write_evidence(
         f"    python benchmarks/quality_retrieval.py {' '.join(sys.argv[1:])}",
         "",
         "Checksums of the raw files and the figures are in figures.json, the resolved configuration of seed 1 in "
-        "config.yaml (the other seeds differ in `seed`, `workdir` and in leaving the baselines out).",
+        "config.yaml (the other seeds differ in `seed`, `workdir` and in leaving the baselines out). How the "
+        "recipe was found, and how far to trust the result: NOTES.md.",
+        "",
+        surroundings_line(),
         *(
             ["", f"Baselines: a run of their own with `{' '.join(BASELINES_APART[data])}`."]
             if data in BASELINES_APART

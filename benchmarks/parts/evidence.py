@@ -1,0 +1,67 @@
+"""What every folder under docs/evidence says of the run that it comes from."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from recsys.artifacts import write_atomic
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PACKAGES = ("tensorflow", "tf-keras", "tensorflow-recommenders", "apache-beam", "faiss-cpu", "numpy", "pyarrow")
+
+
+def surroundings() -> dict[str, str | int]:
+    """The commit (with `+` where the tree was altered), Python, the cores and the packages that figures depend on."""
+    found: dict[str, str | int] = {
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "cores": os.cpu_count() or 0,
+    }
+    return found | {name: version(name) for name in PACKAGES}
+
+
+def surroundings_line() -> str:
+    """The same as a sentence for a README."""
+    found = surroundings()
+    commit, cores = found.pop("commit"), found.pop("cores")
+    return f"Run at commit {commit} on {cores} cores, with {', '.join(f'{name} {one}' for name, one in found.items())}."
+
+
+def write_speed_evidence(name: str, title: str, notes: str, printed: str, document: Mapping[str, Any]) -> Path:
+    """docs/evidence/<name>/: README.md with the command, the machine and what was printed, and figures.json."""
+    folder = ROOT / "docs" / "evidence" / name
+    script = Path(sys.argv[0]).name
+    lines = [
+        f"# {title}",
+        "",
+        f"    python benchmarks/{script} {' '.join(sys.argv[1:])}",
+        "",
+        surroundings_line(),
+        notes,
+        "",
+        "```",
+        printed.rstrip(),
+        "```",
+        "",
+    ]
+    write_atomic(folder / "README.md", "\n".join(lines).encode())
+    write_atomic(folder / "figures.json", (json.dumps(document, indent=1) + "\n").encode())
+    return folder
+
+
+def _commit() -> str:
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short", "HEAD") + (
+            "+" if git("status", "--porcelain", "--untracked-files=no") else ""
+        )
+    except (subprocess.CalledProcessError, FileNotFoundError):
+        return "unknown"
