@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from recsys.scoring.query import Query
 from recsys.scoring.ranker import load_ranker
 from recsys.scoring.towers import load_tower
 from tests.impressions import write_impressions
+from tests.ranking.test_job import Impatient, Killed
 from tests.tiny_bundle import item_vectors, write_tiny_model
 
 SETTINGS = {
@@ -198,6 +200,18 @@ def test_the_ranker_learns_from_it(shop, tmp_path: Path, reading: str):
         assert report[split]["auc"] == pytest.approx(((wins > 0) + 0.5 * (wins == 0)).mean(), abs=1e-3)
     inputs = load_ranker(artifact.path).inputs
     assert inputs["retrieval_score"] == np.float32 and set(inputs) == {"device", "retrieval_score"}
+
+
+def test_killed_it_ends_with_the_same_bytes(shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """In the middle of an epoch; negatives and their scores are drawn anew as they were."""
+    train = {"negatives": {"per_positive": 2}, "epochs": 2, "checkpoint": {"every_steps": 3}}
+    expected = ranked(shop, tmp_path / "whole", change(train=train))
+    with monkeypatch.context() as patched:
+        patched.setattr("recsys.ranking.job.training_display", lambda quiet: nullcontext(Impatient(3)))
+        with pytest.raises(Killed):
+            ranked(shop, tmp_path / "parts", change(train=train))
+    assert list((tmp_path / "parts" / "checkpoints").glob("checkpoint-*.npz"))
+    assert ranked(shop, tmp_path / "parts", change(train=train)).artifact_id == expected.artifact_id
 
 
 def test_a_search_keeps_it_and_closes_noise(shop, tmp_path: Path):
