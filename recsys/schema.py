@@ -4,6 +4,7 @@ Pure data, imported by every other room and importing none. A schema travels ins
 model bundle, so a model always knows the meaning of its input columns.
 """
 
+from collections.abc import Iterable
 from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -111,6 +112,41 @@ class Field(BaseModel):
         return self.kind in (Kind.CATEGORICAL, Kind.MULTI_VALUED, Kind.SEQUENCE)
 
 
+def check_names(fields: Iterable[Field]) -> None:
+    """Raise ValueError where a field's name is reserved, or stands twice."""
+    reserved = {USER, ITEM, TIME, VALUE, LABEL, RETRIEVAL_SCORE, "raw", "title", "count", "available_from", "split"}
+    seen: set[str] = set()
+    for field in fields:
+        if field.name in reserved:
+            raise ValueError(f"field name '{field.name}' is reserved; rename it and keep 'column: {field.name}'")
+        if field.name in seen:
+            raise ValueError(f"field '{field.name}' is declared twice")
+        seen.add(field.name)
+
+
+def check_references(fields: Iterable[Field]) -> None:
+    """Raise ValueError where a field names another one that is not there, or of a kind that cannot serve it."""
+    by_name = {field.name: field for field in fields}
+    clusters = [field.name for field in by_name.values() if field.statistic is Statistic.CLUSTER]
+    if len(clusters) > 1:
+        raise ValueError(f"'{clusters[0]}' and '{clusters[1]}' are both cluster fields; a data set has one at most")
+    for field in by_name.values():
+        if field.kind is Kind.SEQUENCE and field.of not in (ITEM, *clusters):
+            other = by_name.get(field.of or "")
+            found = "there is no such field" if other is None else f"'{field.of}' is {other.kind}"
+            raise ValueError(
+                f"sequence field '{field.name}' is 'of: {field.of}', but {found}; it collects 'item', or a "
+                "point-in-time field with statistic cluster"
+            )
+        if field.vocabulary and field.vocabulary not in (USER, ITEM, field.name):
+            owner = by_name.get(field.vocabulary)
+            if owner is None or owner.kind not in (Kind.CATEGORICAL, Kind.MULTI_VALUED) or owner.vocabulary:
+                raise ValueError(
+                    f"field '{field.name}' has 'vocabulary: {field.vocabulary}'; expected the name of a categorical or "
+                    "multi-valued field that has a vocabulary of its own"
+                )
+
+
 class Schema(BaseModel):
     """The fields of a data set. `user`, `item`, `time` and `label` are always there; `has_value` adds `value`."""
 
@@ -122,14 +158,7 @@ class Schema(BaseModel):
 
     @model_validator(mode="after")
     def _names(self) -> "Schema":
-        reserved = {USER, ITEM, TIME, VALUE, LABEL, RETRIEVAL_SCORE, "raw", "title", "count", "available_from", "split"}
-        seen: set[str] = set()
-        for field in self.fields:
-            if field.name in reserved:
-                raise ValueError(f"field name '{field.name}' is reserved; rename it and keep 'column: {field.name}'")
-            if field.name in seen:
-                raise ValueError(f"field '{field.name}' is declared twice")
-            seen.add(field.name)
+        check_names(self.fields)
         return self
 
     def field(self, name: str) -> Field:

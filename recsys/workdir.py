@@ -85,9 +85,15 @@ def _stamp_path(workdir: Path, stage: str) -> Path:
 def locked(workdir: Path) -> Iterator[None]:
     """Hold the workdir alone: two commands that make the same thing at once would take it from each other.
 
-    Raises UserError where another command keeps it for longer than LOCK_SECONDS.
+    Raises UserError where it cannot be a folder, or another command keeps it for longer than LOCK_SECONDS.
     """
-    workdir.mkdir(parents=True, exist_ok=True)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"workdir: {workdir} is no folder and cannot be made one ({error.strerror}); expected a folder, or a place "
+            "where one can be made."
+        ) from None
     deadline = time.monotonic() + LOCK_SECONDS
     with open(workdir / ".lock", "w", encoding="utf-8") as lock:
         while True:

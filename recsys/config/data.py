@@ -1,14 +1,14 @@
 """Configuration of where raw data comes from: `data.source` names one of six, each with options of its own."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import pydantic
 from pydantic import model_validator
 
 from recsys.config.base import Section
 from recsys.config.simulator import SimulatorData
-from recsys.schema import SPLITS, Field, Kind, Side
+from recsys.schema import SPLITS, Field, Kind, Side, check_names, check_references
 
 TimeUnit = Literal["s", "ms", "us", "ns", "iso"]
 """Numbers since 1970 (UTC) in this unit, or text with date and time (`2024-01-31T08:15:00`, with or without zone)."""
@@ -33,6 +33,11 @@ class _Source(Section):
 
     fields: tuple[Field, ...] = ()
     drop_fields: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _names(self) -> Self:
+        check_names(self.fields)
+        return self
 
 
 class TableFormat(Section):
@@ -122,6 +127,7 @@ class FilesData(_Source):
 
     @model_validator(mode="after")
     def _consistent(self) -> "FilesData":
+        check_references(self.fields)
         columns = self.events.columns
         if self.positive and not columns.value:
             raise ValueError("'positive' is a rule on the value, but 'events.columns.value' names no column")

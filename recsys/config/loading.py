@@ -65,6 +65,39 @@ def _expand(value: Any, where: str) -> Any:
     return value
 
 
+def _yaml(text: str) -> Any:
+    """The value of a YAML text; raises ValueError where a mapping has a key twice, which YAML readers let pass."""
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _check_keys(node, "")
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _check_keys(node: yaml.Node, path: str) -> None:
+    if isinstance(node, yaml.SequenceNode):
+        for place, inner in enumerate(node.value):
+            _check_keys(inner, f"{path}{place}.")
+    elif isinstance(node, yaml.MappingNode):
+        lines: dict[str, int] = {}
+        for key, inner in node.value:
+            name, line = str(key.value), key.start_mark.line + 1
+            if name in lines:
+                raise ValueError(
+                    f"the key {path}{name} stands twice, in line {lines[name]} and in line {line}; one must go"
+                )
+            lines[name] = line
+            _check_keys(inner, f"{path}{name}.")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()).removesuffix(".")
+
+
 def _set(tree: dict[str, Any], assignment: str) -> None:
     """Apply one `--set a.b=value` (the value is YAML)."""
     path, equals, text = assignment.partition("=")
@@ -77,7 +110,10 @@ def _set(tree: dict[str, Any], assignment: str) -> None:
         if not isinstance(inner, dict):
             raise UserError(f"--set {assignment}: '{key}' is not a section.")
         node = inner
-    node[leaf] = yaml.safe_load(text)
+    try:
+        node[leaf] = _yaml(text)
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(f"--set {assignment}: its value is not readable as YAML: {_one_line(error)}.") from None
 
 
 def _keys(problem: ErrorDetails, tree: Any) -> list[str]:
@@ -113,11 +149,11 @@ def load_config(path: Path, overrides: tuple[str, ...] = ()) -> Config:
     """Read one YAML file, apply `--set` overrides, expand environment variables and check every key."""
     path = Path(path)
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = _yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such configuration file; the ones that ship are in configs/.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise UserError(f"{path}: not readable as YAML: {_one_line(error)}.") from None
     if not isinstance(tree, dict):
         raise UserError(f"{path}: expected keys such as name, data and train at the top level, found {tree!r}.")
     for assignment in overrides:

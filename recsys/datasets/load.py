@@ -4,6 +4,8 @@ from pathlib import Path
 
 from recsys.config.data import DataConfig, FilesData, FrappeData, GloboData, GowallaData, MovieLensData
 from recsys.datasets.source import RawSource
+from recsys.errors import UserError
+from recsys.schema import check_references
 
 
 def load_source(config: DataConfig, seed: int, workdir: Path) -> RawSource:
@@ -37,6 +39,10 @@ def load_source(config: DataConfig, seed: int, workdir: Path) -> RawSource:
             from recsys.datasets.simulator.source import simulator_source
 
             source = simulator_source(config, seed, workdir)
+    try:
+        check_references(source.schema.fields)
+    except ValueError as error:
+        raise UserError(f"data.fields: {error}.") from None
     for table in (source.events, source.items, source.users):
         if table is not None:
             table.shards()  # finds every file now, before hours of work

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from recsys.config.index import IndexConfig
+from recsys.errors import UserError
 from recsys.index._faiss import faiss
 
 SEED = 1234
@@ -31,7 +32,10 @@ class BuildSettings:
 
 
 def candidates(config: IndexConfig, count: int, dimension: int) -> list[BuildSettings]:
-    """Settings to try for `count` vectors, cheapest first; more than one only for `ivf_pq` with free `code_bytes`."""
+    """Settings to try for `count` vectors, cheapest first; more than one only for `ivf_pq` with free `code_bytes`.
+
+    Raises UserError where `code_bytes` does not divide `dimension`.
+    """
     lists = min(config.lists or max(1, round(2 * math.sqrt(count))), max(1, count))
     if config.type == "flat":
         return [BuildSettings("flat")]
@@ -39,6 +43,12 @@ def candidates(config: IndexConfig, count: int, dimension: int) -> list[BuildSet
         return [BuildSettings("ivf", lists=lists)]
     if config.type == "hnsw":
         return [BuildSettings("hnsw", neighbours=config.neighbours, build_effort=config.build_effort)]
+    if config.code_bytes and dimension % config.code_bytes:
+        fitting = ", ".join(map(str, _divisors(dimension)))
+        raise UserError(
+            f"index.code_bytes: {config.code_bytes} does not divide the vectors' dimension {dimension}; expected "
+            f"one of {fitting}, or none, to have the fewest that reach index.target_recall."
+        )
     sizes = [config.code_bytes] if config.code_bytes else [d for d in _divisors(dimension) if d * 8 >= dimension]
     return [BuildSettings("ivf_pq", lists=lists, code_bytes=size) for size in sizes]
 

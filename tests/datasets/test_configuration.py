@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from recsys.config import parse_config
+from recsys.config import load_config, parse_config
 from recsys.datasets.positive import positive_mask
 from recsys.errors import UserError
 from tests.datasets.reading import files_of, read_all, source_of
@@ -12,6 +12,70 @@ from tests.datasets.reading import files_of, read_all, source_of
 
 def _parse(text: str):
     return parse_config({"name": "x", "workdir": "x", "data": yaml.safe_load(text)})
+
+
+FIELDS = {
+    "a: {side: context, kind: categorical, name: user}": "field name 'user' is reserved; rename it",
+    "a: {name: x, side: context, kind: numeric}, b: {name: x, side: context, kind: numeric}": "'x' is declared twice",
+    "a: {name: h, side: user, kind: sequence, of: nope, length: 3}": "'of: nope', but there is no such field",
+    "a: {name: h, side: user, kind: sequence, of: b, length: 3}, b: {name: b, side: context, kind: categorical}": (
+        "'of: b', but 'b' is categorical; it collects 'item', or a point-in-time field with statistic cluster"
+    ),
+    "a: {name: h, side: user, kind: sequence, of: b, length: 3}, b: {name: b, side: context, kind: numeric}": (
+        "'of: b', but 'b' is numeric"
+    ),
+    "a: {name: h, side: user, kind: sequence, of: b, length: 3}, "
+    "b: {name: b, side: item, kind: point_in_time, statistic: age}": "'of: b', but 'b' is point_in_time",
+    "a: {name: k, side: item, kind: point_in_time, statistic: cluster, clusters: 2}, "
+    "b: {name: l, side: item, kind: point_in_time, statistic: cluster, clusters: 2}": "'k' and 'l' are both cluster fi",
+    "a: {name: x, side: context, kind: categorical, vocabulary: nothing}": "field 'x' has 'vocabulary: nothing'; expec",
+    "a: {name: x, side: context, kind: categorical, vocabulary: y}, b: {name: y, side: context, kind: numeric}": (
+        "field 'x' has 'vocabulary: y'; expected the name of a categorical or multi-valued field"
+    ),
+}
+
+
+@pytest.mark.parametrize("source", ["{source: files, events: {paths: x}}", "{source: gowalla, folder: FOLDER}"])
+@pytest.mark.parametrize(("fields", "expected"), FIELDS.items(), ids=FIELDS.values())
+def test_fields_that_cannot_be_are_refused(tmp_path, source, fields, expected):
+    for part in ("train.txt", "test.txt"):
+        (tmp_path / part).write_text("1 2 3\n")
+    data = yaml.safe_load(source.replace("FOLDER", str(tmp_path)))
+    with pytest.raises(UserError) as caught:
+        source_of(data | {"fields": list(yaml.safe_load(f"{{{fields}}}").values())})
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_fields_that_can_be_are_not():
+    text = """{source: files, events: {paths: x}, fields: [
+      {name: c, side: item, kind: point_in_time, statistic: cluster, clusters: 2},
+      {name: h, side: user, kind: sequence, of: c, length: 3},
+      {name: i, side: user, kind: sequence, of: item, length: 3},
+      {name: seen, side: context, kind: multi_valued, vocabulary: item},
+      {name: a, side: context, kind: categorical}, {name: b, side: context, kind: multi_valued, vocabulary: a}]}"""
+    assert len(_parse(text).data.fields) == 6
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "expected"),
+    [
+        (
+            "name: x\ntrain: {epochs: 1}\ndata:\n  source: files\n  source: globo\n",
+            (),
+            "the key data.source stands twice",
+        ),
+        ("name: x\ntrain: {epochs: 1}\ntrain: {patience: 1}\n", (), "train stands twice, in line 2 and in line 3"),
+        ("name: x\n", ("train.epochs=[1",), "--set train.epochs=[1: its value is not readable as YAML"),
+        ("name: x\n", ("train={epochs: 1, epochs: 2}",), "the key epochs stands twice"),
+    ],
+)
+def test_yaml_that_cannot_be_meant(tmp_path, text, overrides, expected):
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(UserError) as caught:
+        load_config(tmp_path / "x.yaml", overrides)
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from recsys.config.index import IndexConfig
+from recsys.errors import UserError
 from recsys.index.kinds import candidates
 from recsys.index.tuning import build_tuned, measure_recall
 from recsys.index.vectors import VectorIndex
@@ -71,3 +72,12 @@ def test_a_small_catalogue_is_tuned_at_the_depth_that_is_asked_for(kind: str) ->
     if kind == "ivf":
         assert index.effort > 1
     assert (index.search(queries, 3)[0] >= 0).all()
+
+
+def test_code_bytes_must_divide_the_dimension() -> None:
+    with pytest.raises(
+        UserError,
+        match=r"index.code_bytes: 7 does not divide the vectors' dimension 12; expected one of 1, 2, 3, 4, 6, 12,",
+    ):
+        candidates(IndexConfig(type="ivf_pq", code_bytes=7), 100, 12)
+    assert candidates(IndexConfig(type="ivf_pq", code_bytes=6), 100, 12)[0].code_bytes == 6

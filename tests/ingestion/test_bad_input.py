@@ -1,5 +1,6 @@
 """What cannot be used is rejected with file, row and reason, or stops the job in one paragraph with nothing written."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from recsys.datasets.source import RawSource
 from recsys.errors import UserError
 from recsys.ingestion.job import ingest
 from recsys.schema import Field, Kind, Schema, Side
-from tests.ingestion.tables import START, memory_table, random_source
+from tests.ingestion.tables import START, full_schema, memory_table, random_source
 
 EVENTS = {
     "user": ["a", None, "a", "a", "b", "b", "a", "c", "c"],
@@ -80,6 +81,25 @@ def test_nothing_left(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no positive training event is left of 9 rows") as error:
         ingest(small_source(tmp_path, positive="value > 9"), config(), tmp_path / "dataset", quiet=True)
     assert "\n" not in str(error.value)
+    assert not (tmp_path / "dataset").exists()
+
+
+NOTHING = {
+    "no time is readable": ({**EVENTS, "time": ["soon"] * 9}, {}),
+    "no rows": ({name: pa.array([], pa.string()) for name in EVENTS}, {}),
+    "all behind the end": (EVENTS, dict.fromkeys(("validation", "test", "end"), "1970-01-01T00:00:00")),
+}
+
+
+@pytest.mark.parametrize("case", NOTHING)
+def test_nothing_left_with_every_kind_of_field(tmp_path: Path, case: str) -> None:
+    events, split = NOTHING[case]
+    source = small_source(tmp_path, events, time_unit="ms")
+    fields = [f for f in full_schema().fields if f.kind in (Kind.SEQUENCE, Kind.POINT_IN_TIME)]
+    source = dataclasses.replace(source, schema=Schema(fields=tuple(fields), has_value=True))
+    settings = config(split={"kind": "time", "validation": 0.0, "test": 0.0, **split})
+    with pytest.raises(UserError, match="no positive training event is left of"):
+        ingest(source, settings, tmp_path / "dataset", quiet=True)
     assert not (tmp_path / "dataset").exists()
 
 
