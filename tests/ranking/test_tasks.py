@@ -142,6 +142,8 @@ def test_a_task_more_changes_nothing_of_the_click_at_first(tiny_dataset, backbon
     spec = ranker_spec(DatasetFolder.open(tiny_dataset), RankerConfig(backbone=backbone), counts)
     alone, more = Ranker(spec, 3), Ranker(replace(spec, tasks=TASKS), 3)
     np.testing.assert_array_equal(LiveRanker(alone)(FEATURES), LiveRanker(more)(FEATURES))
+    width = alone.table.table.shape[1]
+    assert not more.table.table.numpy()[:, width:].any()  # first-order weights of the others, where there are any
 
 
 # On data: the planted-noise rows, of whose positives some are followed by more.
