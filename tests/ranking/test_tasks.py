@@ -216,11 +216,10 @@ def test_a_task_of_clicks_leaves_other_rows_out_and_drawn_ones_too(plain, tmp_pa
     np.testing.assert_array_equal(of_clicks[labels > 0], known["train"][labels > 0])
     assert np.isnan(of_clicks[labels == 0]).all()
     np.testing.assert_array_equal(examples({"of": "impressions"}).outcomes["bought"], known["train"])
-    drawn = examples({}, negatives={"per_positive": 2})
-    rows = int((labels > 0).sum())
-    assert len(drawn) == 3 * rows
-    np.testing.assert_array_equal(drawn.outcomes["bought"][:rows], known["train"][labels > 0])
-    assert np.isnan(drawn.outcomes["bought"][rows:]).all()
+    drawn = examples({}, negatives={"per_positive": 2, "source": "batch"})
+    assert len(drawn) == 3 * int((labels > 0).sum())
+    np.testing.assert_array_equal(drawn.outcomes["bought"][drawn.labels > 0], known["train"][labels > 0])
+    assert np.isnan(drawn.outcomes["bought"][drawn.labels == 0]).all()
 
 
 def ranked(dataset: DatasetFolder, work, **changes):
