@@ -83,6 +83,24 @@ def test_a_dense_penalty_integrates_over_the_temperatures(search: GateSearch, sp
     np.testing.assert_allclose(found[-1], np.full(4, unused(search)[-1]), atol=1e-3)
 
 
+@BOTH
+def test_a_million_gates_meet_the_same_temperatures(search: GateSearch) -> None:
+    """However rarely a gate is looked up, and whatever is saved on it meanwhile."""
+    search = replace(search, epochs=2, epoch_steps=12, learning_rate=0.02)
+    gates = soft_gates([search.start] * ((1 << 20) + 3), 1.0)
+    optimiser = GateOptimiser([gates], search, dense=True)
+    settle = getattr(optimiser, "settle", lambda: None)
+    size = tf.constant([gates.size], tf.int64)
+    apply = tf.function(lambda rows: optimiser.apply([tf.IndexedSlices(tf.zeros([2]), rows, size)]))
+    for epoch in range(search.epochs):
+        for step in range(search.epoch_steps):
+            gates.temperature.assign(search.temperature(epoch, step))
+            often, once = 5 * (step % 5), 7 if step == 0 and epoch == 0 else 3
+            apply(tf.constant([often, once], tf.int64))
+        settle()
+    np.testing.assert_allclose(gates.logits.numpy()[[0, 5, 7, 9, -1]], unused(search)[-1], atol=2e-4)
+
+
 class Stopped(Exception):
     """Stands for SIGKILL."""
 
