@@ -262,7 +262,7 @@ def _is(array: np.ndarray, other) -> bool:
 
 
 KILLED = {
-    "loss": {"frequencies": "streaming"},
+    "loss": {"frequencies": "streaming", "cross_batch_negatives": 40},
     "epochs": 2,
     "refit_on_validation": True,
     "gates": {"mode": "value-dense", **QUICK, "search_epochs": 3},
