@@ -77,7 +77,12 @@ class FileReader:
             if shard.split is not None:
                 given = pa.array([shard.split]).take(pa.array([0] * len(table), pa.int32()))
                 table = table.append_column("split", given)
-            yield replace(batch, table=table)
+            yield replace(batch, table=table, names=self.names)
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The file's own name of each canonical column; none where columns are made of others."""
+        return {} if self.transform else dict(self.columns.pairs)
 
     def _transformed(self, batch: RawBatch) -> pa.RecordBatch:
         assert self.transform is not None

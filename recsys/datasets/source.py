@@ -1,7 +1,7 @@
 """What every data source gives to ingestion: a schema, and tables read as Arrow record batches, shard by shard."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -45,13 +45,15 @@ class RawBatch:
     one column a context field, by field name. Entity columns: `item` or `user`, `title`, `available_from`, and one a
     field. Text columns are unparsed; ingestion casts them and rejects what it cannot. Multi-valued columns are lists,
     or text to be split at the field's `separator`. `rows` holds each row's 1-based line (or row) in the file, int64.
-    `rejected` holds rows that could not even be split into columns.
+    `rejected` holds rows that could not even be split into columns. `names` are the file's own names of the columns,
+    by canonical name, where they are columns of the file; rejected rows are shown under them.
     """
 
     table: pa.RecordBatch
     file: str
     rows: pa.Array
     rejected: tuple[RejectedRow, ...] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 class TableReader(Protocol):

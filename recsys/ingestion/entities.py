@@ -58,6 +58,13 @@ def entity_rows(
     return columns
 
 
+def listed(written: pa.Table, raw: pa.Table | None, key: str) -> int:
+    """How many rows of the `raw` items or users table (without repeats) stand in the written one."""
+    if raw is None:
+        return 0
+    return int(pc.sum(pc.is_in(written["raw"], value_set=_flat(raw[key]))).as_py() or 0)
+
+
 def available_from(
     columns: dict[str, pa.Array], raw: pa.Table | None, firsts: np.ndarray, earlier: pa.Table | None
 ) -> pa.Array:

@@ -154,6 +154,7 @@ def write_items(
     items = pa.table({name: columns[name] for name in [*names, *(n for n in columns if n not in names)]})
     entities.write_entities(context.folder / "items", "items", items, context.file_rows)
     return {
+        "accepted": entities.listed(items, table, ITEM),
         "numeric": entities.numeric_summaries(items, context.schema.of(Side.ITEM)),
         "mutual_information": mutual_information(items, context.schema, Side.ITEM, context.seed),
     }
@@ -173,6 +174,7 @@ def write_users(
     users = pa.table(columns)
     entities.write_entities(context.folder / "users", "users", users, context.file_rows)
     return {
+        "accepted": entities.listed(users, table, USER),
         "numeric": entities.numeric_summaries(users, context.schema.of(Side.USER)),
         "mutual_information": mutual_information(users, context.schema, Side.USER, context.seed),
     }
@@ -189,7 +191,7 @@ def write_rejected(element: tuple[str, Iterable[bytes]], context: FinishContext)
 
 def write_summary(
     _: None,
-    files: list[tuple[int, tuple[int, int, dict[str, Moments]]]],
+    files: list[tuple[int, tuple[int, dict[str, Moments]]]],
     plan: Plan,
     reasons: list[tuple[str, str, int]],
     items: list[dict],
@@ -198,12 +200,10 @@ def write_summary(
     **counts: list[tuple[int, int]],
 ) -> None:
     """Write statistics.json and summary.json (the rows and split times that go into the manifest)."""
-    by_split = dict.fromkeys(SPLITS, 0)
     positives = dict.fromkeys(SPLITS, 0)
     training: list[dict[str, Moments]] = []
-    for key, (rows, positive, moments) in sorted(files):
+    for key, (positive, moments) in sorted(files):
         part = parts_of(key, plan)[0]
-        by_split[part] += rows
         positives[part] += positive
         if part == SPLITS[0]:
             training.append(moments)
@@ -228,7 +228,7 @@ def write_summary(
         tables[table] = {"in": sum(rows for rows, _ in read), "by_reason": by_reason}
     summary = {
         "tables": tables,
-        "by_split": by_split,
+        "accepted": {"items": items[0]["accepted"], "users": users[0]["accepted"]},
         "positives": positives,
         "times": {"validation": plan.validation, "test": plan.test},
     }

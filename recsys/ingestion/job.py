@@ -13,6 +13,7 @@ from recsys.dataset_folder import DATASET_FORMAT, DATASET_KIND, DatasetFolder
 from recsys.datasets.source import RawSource
 from recsys.encoding.point_in_time import CLUSTERS_FILE
 from recsys.errors import UserError
+from recsys.ingestion.checks import Written, account, refuse_no_training, refuse_rejected, refuse_unit
 from recsys.ingestion.progress import shown
 from recsys.schema import SPLITS
 
@@ -119,21 +120,16 @@ def _manifest(
     from recsys.encoding.vocabulary import Vocabulary
 
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    tables = summary["tables"]
-    for table in tables.values():
-        table["rejected"] = sum(table["by_reason"].values())
-        table["accepted"] = table["in"] - table["rejected"]
+    tables, written = summary["tables"], Written.read(folder)
+    for name, table in tables.items():
+        account(name, table, summary["accepted"][name] if name != "events" else sum(written.by_split.values()))
+        if name != "events":
+            refuse_rejected(source, name, table, folder)
     rows = tables.pop("events")
-    accepted = sum(summary["by_split"].values())
-    if rows["in"] != accepted + rows["rejected"]:
-        raise RuntimeError(f"{rows['in']} rows in, but {accepted} accepted and {rows['rejected']} rejected")
-    if not summary["positives"][SPLITS[0]]:
-        common = max(rows["by_reason"].items(), key=lambda item: item[1], default=None)
-        reason = f" (most rejected: {common[1]} rows, '{common[0]}')" if common else ""
-        raise UserError(
-            f"{source.name}: no positive training event is left of {rows['in']} rows, {rows['rejected']} of them "
-            f"rejected{reason}; expected at least one. Check data.positive and ingest.split."
-        )
+    times = summary["times"] if config.split.kind == "time" else None
+    if source.schema.has_time:
+        refuse_unit(source, written)
+    refuse_no_training(source, rows, written, summary["positives"][SPLITS[0]], times, folder)
     vocabularies = {}
     for name in source.schema.vocabularies:
         vocabulary = Vocabulary.read(folder / "vocabulary" / f"{name}.parquet")
@@ -144,9 +140,9 @@ def _manifest(
         "source": source.name,
         "notes": source.notes,
         "schema": source.schema.model_dump(mode="json"),
-        "rows": {**rows, "by_split": summary["by_split"], "positives": summary["positives"], **tables},
+        "rows": {**rows, "by_split": written.by_split, "positives": summary["positives"], **tables},
         "inputs": [{"name": p.name, "bytes": p.stat().st_size, "sha256": sha256_file(p)} for p in inputs],
-        "split": {"kind": config.split.kind, "times": summary["times"] if config.split.kind == "time" else None},
+        "split": {"kind": config.split.kind, "times": times},
         "vocabularies": vocabularies,
         "settings": {**settings, "seed": seed},
         "parent": None if earlier is None else earlier.artifact.artifact_id,

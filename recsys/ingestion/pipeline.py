@@ -14,6 +14,7 @@ import apache_beam as beam
 from apache_beam.pvalue import AsList, AsSingleton, PCollection
 
 from recsys.config.ingest import IngestConfig, utc
+from recsys.datasets.readers import FileReader
 from recsys.datasets.source import RawSource, TableReader
 from recsys.ingestion.by_item import DUPLICATES, FIRSTS, HISTOGRAM, TIMES, ByItem, ItemStage
 from recsys.ingestion.by_user import COUNTED, ENDS, ByUser, PairsByUser, UserStage
@@ -154,7 +155,9 @@ def _rejected(
     places = {shard.index: shard.file for shard in job.source.events.shards()}
     parts = [
         events[REJECTED] | "Rejected events" >> beam.Map(_tag("events")),
-        duplicates | "Duplicate events" >> beam.FlatMap(describe_duplicates, values, places, job.schema),
+        duplicates
+        | "Duplicate events"
+        >> beam.FlatMap(describe_duplicates, values, places, job.schema, _names(job.source.events)),
     ]
     one = pipeline | "One more" >> beam.Create([None])
     for key, read in entities.items():
@@ -162,13 +165,17 @@ def _rejected(
         assert reader is not None
         places = {shard.index: shard.file for shard in reader.shards()}
         parts.append(read[REJECTED] | f"Rejected {key}s" >> beam.Map(_tag(f"{key}s")))
-        parts.append(one | f"Repeated {key}s" >> beam.FlatMap(describe_repeats, raw[key], key, places))
+        parts.append(one | f"Repeated {key}s" >> beam.FlatMap(describe_repeats, raw[key], key, places, _names(reader)))
     return (
         parts
         | "All rejected" >> beam.Flatten()
         | "Group rejected" >> beam.GroupByKey()
         | "Write rejected" >> beam.FlatMap(write_rejected, context)
     )
+
+
+def _names(reader: TableReader) -> dict[str, str]:
+    return reader.names if isinstance(reader, FileReader) else {}
 
 
 def _shards(pipeline: beam.Pipeline, name: str, reader: TableReader) -> PCollection:

@@ -1,6 +1,7 @@
 """First stage: shards of the source as validated batches, their distinct values, and what was rejected."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 import apache_beam as beam
 import pyarrow as pa
@@ -30,9 +31,10 @@ def coalesce(batches: Iterable[RawBatch], batch_rows: int) -> Iterator[RawBatch]
         while start < batch.table.num_rows or (start == 0 and batch.rejected):
             length = min(batch_rows - rows, batch.table.num_rows - start)
             early = batch.rejected if start == 0 else ()
-            waiting.append(
-                RawBatch(batch.table.slice(start, length), batch.file, batch.rows.slice(start, length), early)
+            piece = replace(
+                batch, table=batch.table.slice(start, length), rows=batch.rows.slice(start, length), rejected=early
             )
+            waiting.append(piece)
             rows += length
             start += max(length, 1)
             if rows >= batch_rows:
@@ -50,7 +52,7 @@ def _joined(batches: list[RawBatch]) -> RawBatch:
     empty = batches[0].table.slice(0, 0)
     rows = pa.concat_arrays([batch.rows for batch in batches])
     early = tuple(row for batch in batches for row in batch.rejected)
-    return RawBatch(merged[0] if merged else empty, batches[0].file, rows, early)
+    return replace(batches[0], table=merged[0] if merged else empty, rows=rows, rejected=early)
 
 
 class ReadEvents(beam.DoFn):

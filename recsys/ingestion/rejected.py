@@ -1,7 +1,7 @@
 """Rows that are rejected after reading: repeats of an event or of an item's or user's id."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from recsys.ingestion.elements import column, pack, unpack
@@ -15,14 +15,17 @@ _LINE = (1 << ROW_BITS) - 1
 
 
 def describe_duplicates(
-    message: bytes, values: list[tuple[str, bytes]], places: dict[int, str], schema: Schema
+    message: bytes, values: list[tuple[str, bytes]], places: dict[int, str], schema: Schema, names: Mapping[str, str]
 ) -> Iterator[tuple[str, bytes]]:
-    """(name of the file in rejected/, packed rejected rows) of packed keys of repeated events."""
+    """(name of the file in rejected/, packed rejected rows) of packed keys of repeated events.
+
+    `names`: the file's own names of the columns, by canonical name.
+    """
     table = unpack(message)
     provisional = Provisional(values, (USER, ITEM))
     columns: dict[str, list] = {
-        USER: provisional.values[USER].take(table[USER].combine_chunks()).to_pylist(),
-        ITEM: provisional.values[ITEM].take(table[ITEM].combine_chunks()).to_pylist(),
+        names.get(key, key): provisional.values[key].take(table[key].combine_chunks()).to_pylist()
+        for key in (USER, ITEM)
     }
     if schema.has_time:
         columns["time_ms"] = table[TIME].to_pylist()
@@ -33,11 +36,14 @@ def describe_duplicates(
     yield from _by_shard("events", column(table, ROW).tolist(), raw, DUPLICATE_EVENT, places)
 
 
-def describe_repeats(_: None, messages: list[bytes], key: str, places: dict[int, str]) -> Iterator[tuple[str, bytes]]:
+def describe_repeats(
+    _: None, messages: list[bytes], key: str, places: dict[int, str], names: Mapping[str, str]
+) -> Iterator[tuple[str, bytes]]:
     """The same for rows of the items or users table whose id stood before."""
     _, repeats = entity_table(messages, key)
     if repeats is None or not repeats.num_rows:
         return
+    repeats = repeats.rename_columns([names.get(name, name) for name in repeats.column_names])
     raw = [json.dumps(row, ensure_ascii=False) for row in repeats.drop_columns([ROW]).to_pylist()]
     yield from _by_shard(f"{key}s", column(repeats, ROW).tolist(), raw, f"duplicate {key}", places)
 

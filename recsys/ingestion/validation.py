@@ -64,7 +64,9 @@ class Rejections:
         bad = np.flatnonzero(~self.accepted)
         if not len(bad) and not batch.rejected:
             return None
-        raw = batch.table.take(pa.array(bad)).to_pylist() if len(bad) else []
+        names = [batch.names.get(name, name) for name in batch.table.schema.names]
+        # Two canonical columns may come from one of the file.
+        raw = [dict(zip(names, row.values(), strict=True)) for row in batch.table.take(pa.array(bad)).to_pylist()]
         early = batch.rejected
         rows = batch.rows.take(pa.array(bad)).cast(pa.int64()).to_pylist()
         return rejected_table(

@@ -48,14 +48,14 @@ def event_schema(schema: Schema) -> pa.Schema:
 
 
 class WriteEvents(beam.DoFn):
-    """(output file, packed rows) to a Parquet file in `folder`, and one (output file, its rows and moments)."""
+    """(output file, packed rows) to a Parquet file in `folder`, and one (output file, its positives and moments)."""
 
     def __init__(self, schema: Schema, folder: Path, progress: Progress) -> None:
         self._schema, self._folder, self._progress = schema, folder, progress
 
     def process(
         self, element: tuple[int, Iterable[bytes]], plan: Plan, encoders: Encoders
-    ) -> Iterator[tuple[int, tuple[int, int, dict[str, Moments]]]]:
+    ) -> Iterator[tuple[int, tuple[int, dict[str, Moments]]]]:
         key, messages = element
         part, place = parts_of(key, plan)
         table = pa.concat_tables([unpack(message) for message in messages]).combine_chunks()
@@ -72,7 +72,7 @@ class WriteEvents(beam.DoFn):
         numbers = event_numbers(self._schema)
         moments = {f.name: Moments.of(column(table, f.name)[order]) for f in numbers}
         self._progress.add("write", len(order))
-        yield key, (len(order), int(column(table, LABEL).sum()), moments)
+        yield key, (int(column(table, LABEL).sum()), moments)
 
 
 class _Rows:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from recsys.dataset_folder import DatasetFolder
 from tests.cli.command import recsys, refused
@@ -122,6 +123,31 @@ def test_rejected_items_are_said_too(shop: Path) -> None:
     assert "Rows of items: 41 in = 40 accepted + 1 rejected." in outcome.err
     assert f"  1 × duplicate item; for example {shop.parent / 'items.csv'}, row 42\n" in outcome.err
     assert "Rows of users" not in outcome.err
+
+
+def test_rejected_rows_have_the_names_of_the_file_and_half_rejected_is_noted(shop: Path) -> None:
+    rows = [("u1", "i1", "soon", "desk"), ("u1", "i2", START, "desk"), ("u1", "i2", START, "desk")]
+    set_events(shop.parent, rows, ("customer", "sku", "when", "ua"))
+    write_csv(
+        shop.parent / "items.csv", ("sku", "title", "tint", "price"), [("i1", "A", "red", 1), ("i1", "B", "red", 1)]
+    )
+    config = yaml.safe_load(shop.read_text())
+    config["data"]["events"]["columns"] = {"user": "customer", "item": "sku", "time": "when"}
+    config["data"]["items"]["columns"]["item"] = "sku"
+    config["data"]["fields"][0]["column"], config["data"]["fields"][3]["column"] = "tint", "ua"
+    config["ingest"] = {"split": {"kind": "time", "validation": "2031-01-01", "test": "2032-01-01"}}
+    shop.write_text(yaml.safe_dump(config))
+    outcome = recsys("ingest", shop)
+    assert "Note: More than half of the rows of events are rejected; check data.events" in outcome.err
+    assert "Note: The test part begins at 2032-01-01T00:00:00Z and has no events" in outcome.err
+    raw = {
+        (path.name.split("-")[0], line["row"]): json.loads(line["raw"])
+        for path in (shop.parent / "work" / "dataset" / "rejected").glob("*.jsonl")
+        for line in map(json.loads, path.read_text().splitlines())
+    }
+    assert raw["events", 2] == {"customer": "u1", "sku": "i1", "when": "soon", "ua": "desk"}
+    assert raw["events", 4] == {"customer": "u1", "sku": "i2", "time_ms": START * 1000}
+    assert raw["items", 3] == {"sku": "i1", "title": "B", "tint": "red", "price": 1.0}
 
 
 def test_a_truncated_data_set_is_named_by_the_next_stage(shop: Path) -> None:
