@@ -53,6 +53,9 @@ class LossConfig(Section):
     every row; 0: none. One costs (dim + 2) x 4 bytes and two of the three matrix products of a live one."""
     block_rows: Size = 256
     """Rows of logits that exist at a time; speed only."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the matrix products that give the softmax's gradients (self-supervision's too); the loss is the same.
+    `bfloat16` is for machines with instructions for it and for wide outputs (docs/training.md, 'Speed')."""
     streaming: StreamingConfig = StreamingConfig()
 
     @model_validator(mode="after")

@@ -3,10 +3,10 @@
     L = sum_i w_i (log sum_j exp(s_ij) - s_ii) / B,    s_ij = <q_i, c_j> / tau - logQ_j
 
 (T. Yao et al., CIKM 2021, section 2 after X. Yi et al., RecSys 2019, section 4). The `[rows, candidates]` logits never
-exist as a whole. Scale and logQ are folded into the first matrix product as augmented columns, the sum of exponentials
-into the second one as a column of ones, and the division by it into the small operand of the third. What is left of
-elementwise work on a block of logits is one exp. Everything that the backward pass needs comes out of the forward pass,
-so memory grows with (rows + candidates) x dim.
+exist as a whole. Scale and logQ are folded into the first matrix product as augmented columns, and the division by the
+sum of exponentials into the small operand of the third. What is left of elementwise work on a block of logits is one
+exp and one sum. Everything that the backward pass needs comes out of the forward pass, so memory grows with (rows +
+candidates) x dim.
 """
 
 from collections.abc import Callable
@@ -32,6 +32,7 @@ def sampled_softmax_loss(
     seen_ids: tf.RaggedTensor | None = None,
     weights: tf.Tensor | None = None,
     block_rows: int = 256,
+    products: tf.DType = tf.float32,
 ) -> tf.Tensor:
     """Mean softmax cross-entropy of each query against all candidates; row i's positive is candidate i.
 
@@ -41,7 +42,9 @@ def sampled_softmax_loss(
     column, the positive's included; a common constant in it cancels. `inverse_temperature` is a scalar. With
     `candidate_ids` (`[rows + extra + stored]` integers), a candidate with the id of the row's positive is no negative
     of that row (accidental hit); nor, then, is one that stands in the row of `seen_ids` (ragged `[rows, None]`
-    integers). `weights` `[rows] float32` are the rows' rewards (1 where left out).
+    integers). `weights` `[rows] float32` are the rows' rewards (1 where left out). With `products` bfloat16 the two
+    matrix products that give the gradients take operands and give results of that type, added up in float32. Logits,
+    and so the loss, stay float32: of some tens they would lose whole tenths.
 
     Where norms bound the logits so that no exponential can leave the range of float32, which the L2-normalised outputs
     of the towers grant at usual temperatures, there is no running maximum; else each row's maximum is taken off.
@@ -61,7 +64,9 @@ def sampled_softmax_loss(
         bound = _logit_bound(queries, everything, centred, inverse_temperature)
 
         def one_pass(stable: bool) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            return _blocks(queries, everything, moving, centred, inverse_temperature, weights, hits, block_rows, stable)
+            return _blocks(
+                queries, everything, moving, centred, inverse_temperature, weights, hits, block_rows, stable, products
+            )
 
         log_sums, means, pulled = tf.cond(bound < SAFE_EXPONENT, lambda: one_pass(False), lambda: one_pass(True))
         positives = candidates[:rows]
@@ -101,6 +106,7 @@ def _blocks(
     hits: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None,
     block_rows: int,
     stable: bool,
+    products: tf.DType,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """The pass: log-sums `[rows]`, softmax-weighted mean candidates `[rows, dim]`, and what pulls each candidate.
 
@@ -111,7 +117,7 @@ def _blocks(
     ones = tf.ones([rows, 1], queries.dtype)
     scaled = tf.concat([queries * inverse_temperature, ones], axis=1)
     shifted = tf.concat([candidates, -log_q[:, None]], axis=1)
-    counted = tf.concat([candidates, tf.ones_like(log_q)[:, None]], axis=1)
+    pooled = tf.cast(candidates, products)
     count = (rows + block_rows - 1) // block_rows
 
     def body(index: tf.Tensor, sums: tf.TensorArray, pulled: tf.Tensor):
@@ -129,12 +135,14 @@ def _blocks(
         if hits is not None and not stable:
             pairs = hits(start, stop)
             exponentials = tf.tensor_scatter_nd_update(exponentials, pairs, tf.zeros([tf.shape(pairs)[0]]))
-        block = tf.matmul(exponentials, counted)
-        total = block[:, dim:]
+        # Not as a column of ones in the next product: kernels like widths of 16 or 32, and 33 costs half as much again.
+        total = tf.reduce_sum(exponentials, axis=1, keepdims=True)
+        exponentials = tf.cast(exponentials, products)
+        means = tf.cast(tf.matmul(exponentials, pooled), queries.dtype) / total
         weighted = queries[start:stop] * (share[start:stop, None] / total)
         live = exponentials if moving is None else exponentials[:, :moving]
-        pulled += tf.matmul(live, weighted, transpose_a=True)
-        return index + 1, sums.write(index, tf.concat([block[:, :dim] / total, tf.math.log(total) + top], 1)), pulled
+        pulled += tf.cast(tf.matmul(live, tf.cast(weighted, products), transpose_a=True), queries.dtype)
+        return index + 1, sums.write(index, tf.concat([means, tf.math.log(total) + top], axis=1)), pulled
 
     sums = tf.TensorArray(queries.dtype, size=count, infer_shape=False, element_shape=[None, dim + 1])
     start = (tf.constant(0), sums, tf.zeros_like(candidates if moving is None else candidates[:moving]))

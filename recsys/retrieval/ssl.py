@@ -50,13 +50,15 @@ class SelfSupervision(tf.Module):
         features: Mapping[str, tf.Tensor],
         draw: Draw,
         seed: int,
+        products: tf.DType = tf.float32,
     ) -> None:
         """`features` are the tower's static inputs `[ids, …]`; what else it reads is hidden in both views.
 
-        `masks` gives each step's pair of masks; None hides nothing.
+        `masks` gives each step's pair of masks; None hides nothing. `products` is as for `sampled_softmax_loss`.
         """
         super().__init__(name=f"{tower.spec.name}_self_supervision")
         self.tower, self.config, self.masks, self.features, self.draw = tower, config, masks, features, draw
+        self.products = products
         self.seed = tf.constant([seed % (1 << 31), 0x55E1], tf.int32)
         self.lists = [
             inputs.name for inputs in tower.spec.inputs if inputs.form is Form.IDS and inputs.name in features
@@ -75,27 +77,24 @@ class SelfSupervision(tf.Module):
         first, second = self.views(self.draw(step, batch), step)
         own = self.config.temperature
         scale = tf.stop_gradient(inverse_temperature) if own is None else tf.constant(1.0 / own)
-        return sampled_softmax_loss(first, second, tf.zeros([tf.shape(second)[0]]), scale)
+        return sampled_softmax_loss(first, second, tf.zeros([tf.shape(second)[0]]), scale, products=self.products)
 
     def views(self, ids: tf.Tensor, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The vectors of both views of `ids` `[n]` in step `step`: z and z', `[n, dim] float32` each."""
         seed = tf.random.fold_in(self.seed, step)
         features = self._features(ids)
-        identity = self.config.method == "spread_out"
-        first = self._fields(features, None if identity else tf.random.fold_in(seed, 1))
-        if identity:
-            vectors = self.tower.encode(self._hide(first, tf.zeros([1, len(self.visible)], tf.bool)))
-            return vectors, vectors
-        # Where no field is seen in both views, one look-up and one draw of values serve both.
-        once = self.config.method in COMPLEMENTARY
-        second = first if once else self._fields(features, tf.random.fold_in(seed, 2))
         masks = tf.zeros([2, len(self.visible)], tf.bool)
         if self.masks is not None:
             masks = self.masks(tf.random.fold_in(seed, 0))
-        shown = self._hide(first, masks[:1]), self._hide(second, masks[1:])
-        vectors = self.tower.encode({name: tf.concat([shown[0][name], shown[1][name]], axis=0) for name in first})
-        count = tf.shape(ids)[0]
-        return vectors[:count], vectors[count:]
+        if self.config.method == "spread_out":
+            vectors = self._encode([self._fields(features, None)], masks[:1])
+            return vectors, vectors
+        fields = [self._fields(features, tf.random.fold_in(seed, 1))]
+        # Where no field is seen in both views, one look-up and one draw of values serve both.
+        if self.config.method not in COMPLEMENTARY:
+            fields.append(self._fields(features, tf.random.fold_in(seed, 2)))
+        first, second = tf.split(self._encode(fields, masks), 2)
+        return first, second
 
     def _features(self, ids: tf.Tensor) -> dict[str, tf.Tensor]:
         """Inputs of the tower for drawn ids; those that only an event has are missing (and hidden)."""
@@ -115,15 +114,19 @@ class SelfSupervision(tf.Module):
                 thinned[name] = drop_values(features[name], self.config.value_dropout, tf.random.fold_in(seed, place))
         return self.tower.field_vectors(thinned, None)
 
-    def _hide(self, vectors: Mapping[str, tf.Tensor], mask: tf.Tensor) -> Mapping[str, tf.Tensor]:
-        """Apply one view's mask `[1, visible fields]`; what is not visible at all is hidden in any case."""
-        if not self.tower.defaults:
-            return vectors
-        places = [
-            self.visible.index(field) if field in self.visible else len(self.visible) for field in self.tower.fields
-        ]
-        hidden = tf.concat([mask, tf.ones([1, 1], tf.bool)], axis=1)
-        return self.tower.hide(vectors, tf.gather(hidden, places, axis=1))
+    def _encode(self, fields: list[dict[str, tf.Tensor]], masks: tf.Tensor) -> tf.Tensor:
+        """The views of `masks` `[views, visible fields]`, one after the other: `[views x n, dim]`.
+
+        `fields` are each view's vectors, or one that serves all. What is not visible at all is hidden in any case.
+        """
+        vectors = {name: tf.stack([one[name] for one in fields]) for name in fields[0]}
+        if self.tower.defaults:
+            places = [
+                self.visible.index(field) if field in self.visible else len(self.visible) for field in self.tower.fields
+            ]
+            hidden = tf.pad(masks, [[0, 0], [0, 1]], constant_values=True)
+            vectors = self.tower.hide(vectors, tf.gather(hidden, places, axis=1)[:, None])
+        return self.tower.encode({name: tf.reshape(parts, [-1, parts.shape[-1]]) for name, parts in vectors.items()})
 
 
 def visible_fields(tower: Tower, features: Mapping[str, object]) -> tuple[str, ...]:
@@ -155,14 +158,14 @@ def self_supervisions(
     """
     towers = {"ssl": (model.item_tower, config.ssl), "query_ssl": (model.query_tower, config.query_ssl)}
     return tuple(
-        _self_supervision(dataset, tower, one, config.batch_size, f"train.{section}", seed)
+        _self_supervision(dataset, tower, one, config, f"train.{section}", seed)
         for section, (tower, one) in towers.items()
         if one is not None and one.weight
     )
 
 
 def _self_supervision(
-    dataset: DatasetFolder, tower: Tower, config: SslConfig, batch_size: int, section: str, seed: int
+    dataset: DatasetFolder, tower: Tower, config: SslConfig, train: TrainConfig, section: str, seed: int
 ) -> SelfSupervision:
     side = Side(tower.spec.id_column)
     features = tower_columns(dataset, tower.spec, side).joined
@@ -175,7 +178,7 @@ def _self_supervision(
         )
     information = field_information(dataset, visible, side)
     entities = dataset.items if side is Side.ITEM else dataset.users
-    sampler = UniformSampler(len(entities), config.batch_size or batch_size, named_seed(seed, f"{section}/draw"))
+    sampler = UniformSampler(len(entities), config.batch_size or train.batch_size, named_seed(seed, f"{section}/draw"))
     return SelfSupervision(
         tower,
         config,
@@ -183,6 +186,7 @@ def _self_supervision(
         {name: tf.constant(values) for name, values in features.items()},
         lambda step, batch: sampler(step),
         named_seed(seed, f"{section}/views"),
+        tf.as_dtype(train.loss.precision),
     )
 
 

@@ -83,6 +83,7 @@ class Trainer(tf.Module):
             candidate_ids=ids if self.config.mask_accidental_hits else None,
             seen_ids=self._seen(batch),
             block_rows=self.config.block_rows,
+            products=tf.as_dtype(self.config.precision),
         )
 
     def _seen(self, batch: Batch) -> tf.RaggedTensor | None:

@@ -127,12 +127,17 @@ class Tower(keras.layers.Layer):
     def hide(self, vectors: Mapping[str, tf.Tensor], hidden: tf.Tensor) -> dict[str, tf.Tensor]:
         """Put default embeddings where `hidden` `[batch or 1, fields] bool` is true, the columns in order of `fields`.
 
-        `vectors` are what `field_vectors` gave; all poolings of one history are hidden together.
+        `vectors` are what `field_vectors` gave; all poolings of one history are hidden together. Both may have one axis
+        more in front, of views: `[views or 1, batch, dim]` and `[views, batch or 1, fields]`.
         """
         shown = dict(vectors)
+        hide = tf.cast(hidden, tf.float32)
+        show = 1.0 - hide
         for place, field in enumerate(self.fields):
+            # Products, not tf.where: that has to be as large as its result in every argument, and in its gradient too.
+            default = hide[..., place, None] * self.defaults[field]
             for part in self.pools.get(field, (field,)):
-                shown[part] = tf.where(hidden[:, place, None], self.defaults[field], vectors[part])
+                shown[part] = show[..., place, None] * vectors[part] + default
         return shown
 
     def encode(self, vectors: Mapping[str, tf.Tensor], dropout_seed: tf.Tensor | None = None) -> tf.Tensor:

@@ -79,6 +79,16 @@ def test_users_get_items_of_their_own_block(tiny_dataset: Path, trained: Path):
     assert (colour[best] == arrays["club"][:, None]).mean() > 0.95
 
 
+def test_with_bfloat16_products_it_learns_as_well(tiny_dataset: Path, trained: Path, tmp_path: Path):
+    """The same best recall as in float32, from a loss that is not the same to the bit."""
+    run(tiny_dataset, tmp_path, loss={"precision": "bfloat16"})
+    records = [json.loads((folder / "model" / "training.json").read_text())["epochs"] for folder in (trained, tmp_path)]
+    exact, rough = (max(epoch["recall@5"] for epoch in epochs) for epochs in records)
+    assert rough >= exact - 0.02
+    assert records[0][-1]["loss"] != records[1][-1]["loss"]
+    assert records[1][-1]["loss"] == pytest.approx(records[0][-1]["loss"], rel=0.05)
+
+
 def test_the_folder_keeps_the_contract(tiny_dataset: Path, trained: Path):
     """Manifest, named inputs, normalised vectors that the exported item tower gives too, the record of training."""
     artifact = open_artifact(trained / "model", MODEL_KIND, MODEL_FORMAT, verify=True)

@@ -36,7 +36,7 @@ def oracle(queries, candidates, log_q, inverse, ids=None, weights=None):
     return loss, inverse * slope @ candidates, inverse * slope.T @ queries, float((slope * cosines).sum())
 
 
-def ours(queries, candidates, log_q, inverse, ids=None, weights=None, block_rows=256, stored=0):
+def ours(queries, candidates, log_q, inverse, ids=None, weights=None, block_rows=256, stored=0, products=tf.float32):
     """Loss and gradients; the last `stored` candidates are handed over as constants, with no gradient of theirs."""
     live = len(candidates) - stored
     constants = tf.constant(candidates[live:], tf.float32) if stored else None
@@ -53,6 +53,7 @@ def ours(queries, candidates, log_q, inverse, ids=None, weights=None, block_rows
             candidate_ids=None if ids is None else tf.constant(ids),
             weights=None if weights is None else tf.constant(weights, tf.float32),
             block_rows=block_rows,
+            products=products,
         )
     return [float(loss), *(x.numpy() for x in tape.gradient(loss, [queries, candidates, inverse]))]
 
@@ -89,6 +90,23 @@ def test_loss_and_gradients_equal_the_oracle(rows, extra, block, distinct, maske
     loss, of_queries, of_candidates, of_inverse = oracle(**arguments)
     right = loss, of_queries, of_candidates[: rows + extra], of_inverse
     check(ours(**arguments, block_rows=block, stored=stored), right, 1e-4 if temperature < 0.01 else 1e-5)
+
+
+@pytest.mark.parametrize("temperature", [0.07, 0.005])
+def test_bfloat16_products_cost_little_precision(temperature):
+    """The same loss as in float32, gradients within 1e-2 of float64, on both sides of the safe bound."""
+    rng = np.random.default_rng(10)
+    queries, candidates = unit(rng, 300, 32), unit(rng, 320, 32)
+    log_q, ids = rng.normal(size=320) * 3, rng.integers(3, 200, 320)
+    exact, rough = (
+        ours(queries, candidates, log_q, 1 / temperature, ids, products=products)
+        for products in (tf.float32, tf.bfloat16)
+    )
+    assert rough[0] == exact[0]
+    expected = oracle(queries, candidates, log_q, 1 / temperature, ids)
+    for mine, right, fine in zip(rough[1:3], expected[1:3], exact[1:3], strict=True):
+        assert np.linalg.norm(mine - right) < 1e-2 * np.linalg.norm(right)
+        assert np.linalg.norm(mine - right) > 10 * np.linalg.norm(fine - right)
 
 
 def test_long_vectors_take_the_stable_path():
