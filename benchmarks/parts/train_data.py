@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,11 +13,15 @@ from recsys.dataset_folder import DATASET_FORMAT, DATASET_KIND
 from recsys.encoding.vocabulary import COLUMNS, Vocabulary
 from recsys.schema import FIRST_VALUE_ID, Field, Kind, Schema, Side
 
-USERS, ITEMS, CATEGORIES, HISTORY = 50_000, 20_000, 200, 20
+USERS, ITEMS, HISTORY = 50_000, 20_000, 20
+CATEGORIES, BRANDS, TAGS, TAGS_OF_AN_ITEM = 200, 2_000, 1_000, 5
 ROW_GROUP = 131_072
+FIELDS = ("category", "brand", "tags")
 SCHEMA = Schema(
     fields=(
         Field(name="category", side=Side.ITEM, kind=Kind.CATEGORICAL),
+        Field(name="brand", side=Side.ITEM, kind=Kind.CATEGORICAL),
+        Field(name="tags", side=Side.ITEM, kind=Kind.MULTI_VALUED),
         Field(name="history", side=Side.USER, kind=Kind.SEQUENCE, of="item", length=HISTORY),
     ),
     has_time=False,
@@ -27,7 +32,7 @@ def write_training_data(path: Path, rows: int, seed: int) -> dict[str, np.ndarra
     """Write the folder; return the rows: user, item, category, history (`[rows, 20]`, padded with 0), item counts.
 
     Every user and item occurs (at least 50,000 rows); items follow a power law with exponent 0.8; histories have 1 to
-    19 items, 10 on average.
+    19 items, 10 on average; items have a category, a brand and 1 to 5 tags. Values are random: this is for timing.
     """
     rng = np.random.default_rng(seed)
     share = 1 / np.arange(1, ITEMS + 1.0) ** 0.8
@@ -55,18 +60,28 @@ def write_training_data(path: Path, rows: int, seed: int) -> dict[str, np.ndarra
         pq.write_table(
             pa.table({**columns, "history": lists}), folder / "events" / "train-00000.parquet", row_group_size=ROW_GROUP
         )
-        pq.write_table(_entities("item", counts, {"category": category}), folder / "items" / "items-00000.parquet")
+        sets = np.concatenate([[0], np.cumsum(rng.integers(1, TAGS_OF_AN_ITEM + 1, ITEMS))]).astype(np.int32)
+        tags = (rng.integers(0, TAGS, int(sets[-1])) + FIRST_VALUE_ID).astype(np.int32)
+        features = {
+            "category": category,
+            "brand": (rng.integers(0, BRANDS, ITEMS) + FIRST_VALUE_ID).astype(np.int32),
+            "tags": pa.ListArray.from_arrays(pa.array(sets), pa.array(tags)),
+        }
+        pq.write_table(_entities("item", counts, features), folder / "items" / "items-00000.parquet")
         user_counts = np.bincount(user, minlength=USERS + FIRST_VALUE_ID)
         pq.write_table(_entities("user", user_counts, {}), folder / "users" / "users-00000.parquet")
-        every = {"user": user_counts, "item": counts, "category": np.ones(CATEGORIES + FIRST_VALUE_ID, np.int64)}
-        for name, count in every.items():
+        sizes_of = dict(zip(FIELDS, (CATEGORIES, BRANDS, TAGS), strict=True))
+        values_of = {name: np.ones(size + FIRST_VALUE_ID, np.int64) for name, size in sizes_of.items()}
+        for name, count in {"user": user_counts, "item": counts, **values_of}.items():
             _vocabulary(name, count).write(folder / "vocabulary" / f"{name}.parquet")
-        (folder / "statistics.json").write_text(json.dumps({"numeric": {}}), encoding="utf-8")
+        alike = {"fields": FIELDS, "matrix": np.eye(len(FIELDS)).tolist(), "id": [1.0] * len(FIELDS)}
+        statistics = {"numeric": {}, "mutual_information": {"item": alike}}
+        (folder / "statistics.json").write_text(json.dumps(statistics), encoding="utf-8")
     of_item = np.concatenate([np.zeros(FIRST_VALUE_ID, np.int32), category])
     return {"user": user, "item": item, "category": of_item[item], "history": history, "counts": counts}
 
 
-def _entities(name: str, counts: np.ndarray, features: dict[str, np.ndarray]) -> pa.Table:
+def _entities(name: str, counts: np.ndarray, features: dict[str, Any]) -> pa.Table:
     ids = np.arange(FIRST_VALUE_ID, len(counts), dtype=np.int32)
     known = {"raw": [str(i) for i in ids], "count": counts[FIRST_VALUE_ID:]}
     return pa.table({name: ids, **known, "available_from": np.zeros(len(ids), np.int64), **features})
