@@ -98,4 +98,5 @@ class IngestConfig(Section):
     duplicates: Literal["reject", "keep"] = "reject"
     """Whether a second event of the same user, item and time is rejected, or legal."""
     extend: Path | None = None
-    """An earlier data set of the same source whose ids are kept; new values get new ids behind them."""
+    """An earlier data set of the same source whose ids are kept; new values get new ids behind them, and histories and
+    counters go on from its positives (docs/ingestion.md)."""

@@ -50,6 +50,17 @@ def run_starts(*keys: np.ndarray) -> np.ndarray:
     return starts
 
 
+def shares_keys(chosen: np.ndarray, *keys: np.ndarray) -> np.ndarray:
+    """`[n] bool`: whether some row of `chosen` (`[n] bool`) has the same `[n]` integer keys as each row."""
+    order = lexicographic_order(*keys)
+    group = np.cumsum(run_starts(*(key[order] for key in keys))) - 1
+    found = np.zeros(len(group), bool)
+    found[group[chosen[order]]] = True
+    result = np.empty(len(group), bool)
+    result[order] = found[group]
+    return result
+
+
 class GroupedTimes:
     """Sorted times of many groups, searched for all queries at once.
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from recsys.dataset_folder import DatasetFolder
 from recsys.encoding.arrays import GroupedTimes, is_sorted, lexicographic_order
+from recsys.encoding.carried import CARRIED, carried_positives
 from recsys.encoding.clusters import CoClickClusters, co_clicks
 from recsys.encoding.histories import effective_lag
 from recsys.errors import UserError
@@ -48,6 +49,8 @@ class PointInTime:
 
     `available_from` `[ids] int64`: since when an item is known to exist (ms), UNKNOWN_TIME where only events can tell.
     `base_clusters` `[ids] int32`: as `recsys.encoding.clusters.base_clusters`, by item id; needed for cluster fields.
+    `clicks`: items `[c]` and times `[c] int64` (ms, rising) of clicks that no update will bring: those of a data set
+    that this one extends. Counters know them, clusters do not.
     Ids may be any non-negative numbers, as long as all calls use the same.
     """
 
@@ -58,13 +61,14 @@ class PointInTime:
         refresh_ms: int = 0,
         available_from: np.ndarray | None = None,
         base_clusters: np.ndarray | None = None,
+        clicks: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> None:
         self._fields: tuple[Field, ...] = tuple(f for f in schema.fields if f.kind is Kind.POINT_IN_TIME)
         self._lag, self._refresh = lag_ms, refresh_ms
         self._since = np.zeros(0, np.int64) if available_from is None else available_from.astype(np.int64).copy()
         self._horizon = max((f.window_ms or 0 for f in self._fields if f.statistic is Statistic.CLICKS), default=0)
-        self._items = np.zeros(0, np.int64)
-        self._times = np.zeros(0, np.int64)
+        self._items = np.zeros(0, np.int64) if clicks is None else clicks[0]
+        self._times = np.zeros(0, np.int64) if clicks is None else clicks[1]
         self._last_item = np.full(0, -1, np.int64)
         self.clusters: CoClickClusters | None = None
         for field in self._fields:
@@ -81,8 +85,12 @@ class PointInTime:
         self._mark_first(item, time)
         if positive is not None:
             user, item, time = user[positive], item[positive], time[positive]
+        late = len(time) and len(self._times) and time[0] < self._times[-1]
         self._items = np.concatenate([self._items, item])
         self._times = np.concatenate([self._times, time])
+        if late:  # clicks of an extended data set that the log overlaps
+            order = lexicographic_order(self._times)
+            self._items, self._times = self._items[order], self._times[order]
         if self.clusters is not None and len(user):
             self.clusters.update(*self._pairs(user, item, time))
 
@@ -181,4 +189,13 @@ def point_in_time_of(dataset: DatasetFolder) -> PointInTime:
         int(settings.get("refresh_ms", 0)),
         available_from=available,
         base_clusters=base,
+        clicks=_carried_clicks(dataset),
     )
+
+
+def _carried_clicks(dataset: DatasetFolder) -> tuple[np.ndarray, np.ndarray] | None:
+    if not (dataset.path / CARRIED).is_dir():
+        return None
+    positives = carried_positives(dataset)
+    order = lexicographic_order(positives.times)
+    return positives.items[order].astype(np.int64), positives.times[order]

@@ -7,8 +7,9 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 
-from recsys.encoding.arrays import GroupedTimes, lexicographic_order, run_starts
+from recsys.encoding.arrays import GroupedTimes, lexicographic_order, run_starts, shares_keys
 from recsys.encoding.point_in_time import UNKNOWN_TIME, age_hours, as_of, clicks_in_window
+from recsys.ingestion.carried import is_carried
 from recsys.ingestion.cuts import histogram
 from recsys.ingestion.elements import column, pack, unpack
 from recsys.ingestion.encode import by_key
@@ -38,7 +39,8 @@ class ByItem(beam.DoFn):
     """(shard, packed batches of its items' events) to (shard of the user, packed batch), and by tag:
 
     `duplicates`: packed keys of rejected rows; `histogram`: packed counts of order keys; `firsts`: packed items with
-    the time of their first event; `times`: packed times alone, where the split needs them.
+    the time of their first event; `times`: packed times alone, where the split needs them. Rows that are carried over
+    from an earlier data set count as clicks and go on to their users, and are in no tag but `firsts`.
     """
 
     def __init__(self, stage: ItemStage, progress: Progress) -> None:
@@ -53,8 +55,14 @@ class ByItem(beam.DoFn):
         item, user, time = (column(table, name) for name in (ITEM, USER, TIME))
         order = lexicographic_order(item, time)
         kept = np.ones(len(item), bool)
+        carried = is_carried(column(table, ROW))
+        if carried.any():
+            # An event that the input holds too stands there.
+            kept[carried & shares_keys(~carried, item, time, user)] = False
+            order = order[kept[order]]
         if stage.reject_duplicates:
-            twice = order[repeated(item[order], time[order], user[order])]
+            own = order[~carried[order]] if carried.any() else order
+            twice = own[repeated(item[own], time[own], user[own])]
             kept[twice] = False
             if len(twice):
                 rejected = table.select([USER, ITEM, TIME, ROW]).take(pa.array(np.sort(twice)))
@@ -67,13 +75,13 @@ class ByItem(beam.DoFn):
             placed = np.zeros(len(item), values.dtype)
             placed[order] = values
             table = table.append_column(name, pa.array(placed))
-        rows = np.flatnonzero(kept)
-        keys = time[rows] if stage.schema.has_time else column(table, ROW)[rows]
+        own = np.flatnonzero(kept & ~carried)
+        keys = time[own] if stage.schema.has_time else column(table, ROW)[own]
         yield beam.pvalue.TaggedOutput(HISTOGRAM, pack(histogram(keys)))
         if stage.times_wanted:
             yield beam.pvalue.TaggedOutput(TIMES, pack(pa.table({TIME: keys})))
-        yield from by_key(table, user % shards, None if len(rows) == len(kept) else rows)
-        self._progress.add("items", len(item))
+        yield from by_key(table, user % shards, None if kept.all() else np.flatnonzero(kept))
+        self._progress.add("items", len(item) - int(carried.sum()))
 
     def _statistics(self, item: np.ndarray, time: np.ndarray, positive: np.ndarray) -> dict[str, np.ndarray]:
         """Age and clicks of each row's item, for rows sorted by (item, time)."""

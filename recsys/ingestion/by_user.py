@@ -20,6 +20,7 @@ from recsys.encoding.histories import (
     windows_without_time,
 )
 from recsys.encoding.point_in_time import as_of
+from recsys.ingestion.carried import is_carried
 from recsys.ingestion.cuts import Plan
 from recsys.ingestion.elements import column, pack, take, unpack
 from recsys.ingestion.encode import id_columns
@@ -87,6 +88,8 @@ class PairsByUser(beam.DoFn):
 
     def process(self, element: tuple[int, Iterable[bytes]], plan: Plan) -> Iterator[bytes]:
         table = user_order(element[1], self._stage.schema.has_time)
+        # What is carried over is not known in full, and the numbers of clusters are learned anew.
+        table = table.filter(pa.array(~is_carried(column(table, ROW))))
         positive = column(table, LABEL) > 0
         train = (split_of(table, self._stage, plan) == TRAIN)[positive]
         user, item, time = (column(table, name)[positive] for name in (USER, ITEM, TIME))
@@ -111,8 +114,10 @@ class ByUser(beam.DoFn):
         table = user_order(element[1], stage.schema.has_time)
         user, item, time, row = (column(table, name) for name in (USER, ITEM, TIME, ROW))
         positive = column(table, LABEL) > 0
-        split = split_of(table, stage, plan)
-        train = split == TRAIN
+        carried = is_carried(row)
+        split = np.full(len(row), TRAIN, np.int8)
+        split[~carried] = split_of(table.filter(pa.array(~carried)) if carried.any() else table, stage, plan)
+        train = (split == TRAIN) & ~carried
         columns = {name: table[name] for name in table.column_names if name != SPLIT}
         if stage.clusters is not None:
             assert clusters is not None
@@ -131,6 +136,7 @@ class ByUser(beam.DoFn):
         keys = split.astype(np.int64) * (len(plan.edges) + 1)
         keys += np.searchsorted(plan.edges, time if stage.schema.has_time else row, side="right")
         order = stable_order(keys)
+        order = order[~carried[order]] if carried.any() else order
         taken = take(pa.table(columns), order)
         bounds = np.append(np.flatnonzero(run_starts(keys[order])), len(order))
         for start, stop in pairwise(bounds):
@@ -138,7 +144,7 @@ class ByUser(beam.DoFn):
             for name, values in lists.items():
                 part = with_windows(part, name, windows[name].take(order[start:stop]), values)
             yield int(keys[order[start]]), pack(part)
-        self._progress.add("users", len(user))
+        self._progress.add("users", len(order))
 
     def _counts(self, table: pa.Table, train: np.ndarray, positive: np.ndarray) -> Iterator[beam.pvalue.TaggedOutput]:
         """Training positives by user and item, training events by context value."""

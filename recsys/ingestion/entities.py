@@ -79,7 +79,8 @@ def available_from(
         times = pc.coalesce(_flat(raw[AVAILABLE_FROM].take(lookup)), times)
     if earlier is not None:
         old = pa.array(np.arange(rows), mask=np.arange(rows) >= earlier.num_rows)
-        times = pc.coalesce(_earlier(earlier, AVAILABLE_FROM, old, pa.int64()), times)
+        before = _earlier(earlier, AVAILABLE_FROM, old, pa.int64())
+        times = pc.coalesce(pc.if_else(pc.greater(before, 0), before, pa.scalar(None, pa.int64())), times)
     return times.fill_null(0)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from recsys.config.ingest import SplitConfig
 from recsys.dataset_folder import DatasetFolder
@@ -59,7 +60,8 @@ def item_availability(
     tables = [entity_table(items, ITEM)[0]]
     earlier = context.earlier_items()
     if earlier is not None:
-        tables.append(earlier.rename_columns({ITEM: "id", "raw": ITEM}))
+        earlier = earlier.rename_columns({ITEM: "id", "raw": ITEM})
+        tables.append(earlier.filter(pc.greater(earlier[AVAILABLE_FROM], 0)))  # 0: nothing was known
     for table in tables:
         if table is not None and AVAILABLE_FROM in table.column_names:
             table = table.filter(table[AVAILABLE_FROM].is_valid())
@@ -170,7 +172,9 @@ def write_users(
     shown = [unpack(message) for message in ends]
     for field in context.schema.fields:
         if field.kind is Kind.SEQUENCE:
-            columns[field.name] = entities.end_sequences(field, len(columns[USER]), shown, encoders.final, earlier)
+            # The numbers of clusters are learned anew, so an earlier data set's mean nothing here.
+            kept = earlier if field.of == ITEM else None
+            columns[field.name] = entities.end_sequences(field, len(columns[USER]), shown, encoders.final, kept)
     users = pa.table(columns)
     entities.write_entities(context.folder / "users", "users", users, context.file_rows)
     return {

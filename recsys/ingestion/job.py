@@ -11,6 +11,7 @@ from recsys.artifacts import sha256_file, write_artifact
 from recsys.config.ingest import IngestConfig
 from recsys.dataset_folder import DATASET_FORMAT, DATASET_KIND, DatasetFolder
 from recsys.datasets.source import RawSource
+from recsys.encoding.carried import CARRIED, all_positives
 from recsys.encoding.point_in_time import CLUSTERS_FILE
 from recsys.errors import UserError
 from recsys.ingestion.checks import Written, account, refuse_no_training, refuse_rejected, refuse_unit
@@ -43,6 +44,8 @@ def ingest(
         folder = aside.resolve() / f".run-{uuid.uuid4().hex}"
         for name in _FOLDERS:
             (folder / name).mkdir(parents=True)
+        if earlier is not None:
+            all_positives(earlier).write(folder / CARRIED)
         _run(source, config, seed, folder, progress)
         payload.update(_manifest(source, config, seed, folder, earlier))
         _settle(folder, aside)
@@ -156,7 +159,7 @@ def _settle(folder: Path, aside: Path) -> None:
             os.replace(file, folder / "events" / f"{part}-{place:05d}.parquet")
     for name in _FOLDERS:
         os.replace(folder / name, aside / name)
-    for name in ("statistics.json", CLUSTERS_FILE):
+    for name in ("statistics.json", CLUSTERS_FILE, CARRIED):
         if (folder / name).exists():
             os.replace(folder / name, aside / name)
     (folder / "summary.json").unlink()

@@ -16,8 +16,11 @@ from apache_beam.pvalue import AsList, AsSingleton, PCollection
 from recsys.config.ingest import IngestConfig, utc
 from recsys.datasets.readers import FileReader
 from recsys.datasets.source import RawSource, TableReader
+from recsys.encoding.carried import CARRIED
+from recsys.encoding.histories import effective_lag
 from recsys.ingestion.by_item import DUPLICATES, FIRSTS, HISTOGRAM, TIMES, ByItem, ItemStage
 from recsys.ingestion.by_user import COUNTED, ENDS, ByUser, PairsByUser, UserStage
+from recsys.ingestion.carried import ReadCarried
 from recsys.ingestion.encode import EncodeEvents, id_columns, merge_distinct
 from recsys.ingestion.finish import (
     FinishContext,
@@ -34,8 +37,9 @@ from recsys.ingestion.finish import (
     write_summary,
     write_users,
 )
+from recsys.ingestion.foreign import refuse_foreign
 from recsys.ingestion.progress import Progress
-from recsys.ingestion.reading import COUNTS, REJECTED, ROWS, VALUES, ReadEntities, ReadEvents
+from recsys.ingestion.reading import BEGINNINGS, COUNTS, REJECTED, ROWS, VALUES, ReadEntities, ReadEvents
 from recsys.ingestion.validation import RAW_KINDS, EventRules
 from recsys.ingestion.writing import WriteEvents
 from recsys.schema import ITEM, USER, Kind, Schema, Side, Statistic
@@ -66,7 +70,7 @@ def build(pipeline: beam.Pipeline, job: Job) -> None:
 
     events = _shards(pipeline, "events", job.source.events) | "Read events" >> beam.ParDo(
         ReadEvents(job.source.events, rules, id_columns(schema), config.batch_rows, job.progress)
-    ).with_outputs(VALUES, REJECTED, COUNTS, main=ROWS)
+    ).with_outputs(VALUES, REJECTED, COUNTS, BEGINNINGS, main=ROWS)
     entities: dict[str, Any] = {}
     for key, reader in ((ITEM, job.source.items), (USER, job.source.users)):
         if reader is not None:
@@ -78,7 +82,23 @@ def build(pipeline: beam.Pipeline, job: Job) -> None:
         key: AsList(entities[key][ROWS] if key in entities else _empty(pipeline, f"No {key}s")) for key in (ITEM, USER)
     }
 
-    values = events[VALUES] | "Group values" >> beam.GroupByKey() | "Distinct" >> beam.Map(merge_distinct)
+    rows_in, values_in = events[ROWS], events[VALUES]
+    if job.earlier is not None:
+        known = AsList(events[VALUES])
+        one | "Same data set" >> beam.Map(refuse_foreign, known, raw[ITEM], raw[USER], job.earlier)
+        before = ReadCarried(
+            rules,
+            job.folder / CARRIED,
+            job.earlier,
+            effective_lag(config.lag_ms) + config.refresh_ms,
+            config.batch_rows,
+        )
+        carried = one | "Carried over" >> beam.ParDo(before, known, AsList(events[BEGINNINGS])).with_outputs(
+            VALUES, ROWS
+        )
+        rows_in = (rows_in, carried[ROWS]) | "All rows" >> beam.Flatten()
+        values_in = (values_in, carried[VALUES]) | "All values" >> beam.Flatten()
+    values = values_in | "Group values" >> beam.GroupByKey() | "Distinct" >> beam.Map(merge_distinct)
     shards = AsSingleton(one | "Shards" >> beam.Map(shard_count, AsList(events[COUNTS]), config.shard_rows))
     availability = AsSingleton(
         one | "Availability" >> beam.Map(item_availability, AsList(values), raw[ITEM], context, _ages(schema))
@@ -86,7 +106,7 @@ def build(pipeline: beam.Pipeline, job: Job) -> None:
     by_fractions = config.split.kind == "time" and isinstance(config.split.validation, float)
     item_stage = ItemStage(schema, config.lag_ms, config.refresh_ms, config.duplicates == "reject", by_fractions)
     by_item = (
-        events[ROWS]
+        rows_in
         | "Encode" >> beam.ParDo(EncodeEvents(schema), AsList(values), shards).with_output_types(Keyed)
         | "Group by item" >> beam.GroupByKey()
         | "By item"

@@ -13,12 +13,13 @@ from recsys.encoding.arrays import is_sorted
 from recsys.ingestion.elements import column, pack
 from recsys.ingestion.progress import Progress
 from recsys.ingestion.validation import EventRules, validate_entities, validate_events
-from recsys.schema import Field
+from recsys.schema import TIME, Field
 
 ROWS = "rows"
 VALUES = "values"
 REJECTED = "rejected"
 COUNTS = "counts"
+BEGINNINGS = "beginnings"
 _COMPACT_AT = 4
 
 
@@ -59,7 +60,7 @@ class ReadEvents(beam.DoFn):
     """Shards to batches of accepted events (main output, packed), and by tag:
 
     `values`: (name of an id column, packed distinct values); `rejected`: (shard, packed rejected rows);
-    `counts`: (rows in, rows rejected).
+    `counts`: (rows in, rows rejected); `beginnings`: the earliest time of a batch.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class ReadEvents(beam.DoFn):
             if table.num_rows:
                 for name, distinct in self._distinct.items():
                     distinct.add(_distinct_values(table[name]))
+                yield beam.pvalue.TaggedOutput(BEGINNINGS, int(column(table, TIME).min()))
                 yield pack(table)
             self._progress.add("read", count)
 

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from recsys.dataset_folder import DatasetFolder
+from recsys.encoding.carried import all_positives
 from recsys.errors import UserError
-from recsys.schema import FIRST_VALUE_ID, ITEM, LABEL, SPLITS, TIME, USER
+from recsys.schema import FIRST_VALUE_ID
 
 OFFSETS = "offsets.npy"
 ITEMS = "items.npy"
@@ -51,12 +50,9 @@ def map_array(path: Path) -> np.ndarray:
 
 
 def write_histories(dataset: DatasetFolder, folder: Path) -> None:
-    """Write the positives of all splits by user and time (then by split and row) into `folder`, made here."""
-    parts = [dataset.events(split, (USER, ITEM, TIME, LABEL)) for split in SPLITS if dataset.event_files(split)]
-    events = pa.concat_tables([part.filter(pc.equal(part[LABEL], 1)) for part in parts])
-    users, items = events[USER].to_numpy(), events[ITEM].to_numpy()
-    order = np.lexsort((events[TIME].to_numpy(), users))
-    counts = np.bincount(users - FIRST_VALUE_ID, minlength=len(dataset.users))
+    """Write the positives of all splits, and of the data sets that this one extends, into `folder`, made here."""
+    positives = all_positives(dataset)
+    counts = np.bincount(positives.users - FIRST_VALUE_ID, minlength=len(dataset.users))
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / OFFSETS, np.concatenate([[0], np.cumsum(counts)]).astype(np.int64))
-    np.save(folder / ITEMS, items[order].astype(np.int32))
+    np.save(folder / ITEMS, positives.items.astype(np.int32))

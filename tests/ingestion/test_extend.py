@@ -59,7 +59,7 @@ def test_ids_stay_and_new_ones_follow(tmp_path: Path, earlier: DatasetFolder) ->
     assert ids(folder, "user") == {"ann": (3, 1), "bob": (4, 1), "zoe": (5, 2)}
     assert folder.vocabulary("item").table["count"].to_pylist() == [0, 0, 3, 2]
     assert folder.items["brand"].to_pylist() == [3, 4, 4, 5], "features of items that only the earlier one knows"
-    assert folder.users["history"].to_pylist() == [[4, 3], [6, 5], [6, 5, 5]], "a user without new events keeps his"
+    assert folder.users["history"].to_pylist() == [[4, 3], [3, 6, 5], [6, 5, 5]], "what users did before goes on"
     assert folder.items["available_from"].to_pylist() == [START + 1000, START, START + 1000, START]
     assert folder.manifest["parent"] == earlier.artifact.artifact_id
 
@@ -80,6 +80,36 @@ def test_other_fields_are_refused(tmp_path: Path, earlier: DatasetFolder) -> Non
     more = Schema(fields=(*SCHEMA.fields, Field(name="colour", side=Side.ITEM, kind=Kind.CATEGORICAL)))
     with pytest.raises(UserError, match="no vocabulary 'colour'"):
         ingest(dataclasses.replace(second, schema=more), settings, tmp_path / "second", quiet=True)
+
+
+def catalogue(folder: Path, titles: list[str]) -> RawSource:
+    """One click an item, of its own user."""
+    first = source(folder, [(f"u{n}", f"i{n}") for n in range(len(titles))], {})
+    items = pa.table({"item": [f"i{n}" for n in range(len(titles))], "title": titles, "brand": ["x"] * len(titles)})
+    return dataclasses.replace(first, items=memory_table(folder, "titled", [items]))
+
+
+def test_the_same_kind_of_source_with_nothing_in_common_is_refused(tmp_path: Path, earlier: DatasetFolder) -> None:
+    settings = IngestConfig.model_validate({**CONFIG, "extend": earlier.path})
+    foreign = source(tmp_path / "two", [("eve", "book")], {"book": "p"})
+    with pytest.raises(UserError, match="has not one user and not one item in common with this input; expected"):
+        ingest(foreign, settings, tmp_path / "second", quiet=True)
+    assert not (tmp_path / "second").exists()
+    same = source(tmp_path / "three", [("eve", "book")], {"book": "p", "pen": "p"})
+    assert ids(ingest(same, settings, tmp_path / "second", quiet=True), "user")["eve"] == (5, 2)
+
+
+def test_another_catalogue_under_the_same_numbers_is_refused(tmp_path: Path) -> None:
+    titles = [f"Title {n}" for n in range(25)]
+    first = ingest(
+        catalogue(tmp_path / "one", titles), IngestConfig.model_validate(CONFIG), tmp_path / "first", quiet=True
+    )
+    settings = IngestConfig.model_validate({**CONFIG, "extend": first.path})
+    other = [f"Other {n}" for n in range(25)]
+    with pytest.raises(UserError, match=r"25 items .* all under another title \('i0' is 'Title 0' there and"):
+        ingest(catalogue(tmp_path / "two", other), settings, tmp_path / "second", quiet=True)
+    for place, legal in enumerate(([*other[:24], titles[24]], other[:19])):
+        ingest(catalogue(tmp_path / f"legal-{place}", legal), settings, tmp_path / f"made-{place}", quiet=True)
 
 
 def test_an_altered_vocabulary_is_refused(tmp_path: Path, earlier: DatasetFolder) -> None:

@@ -15,6 +15,8 @@ from recsys.scoring.history import Histories, write_histories
 class Shuffled:
     """What `write_histories` reads of a data set whose parts are not one after the other in time (a random split)."""
 
+    path = Path("nowhere")
+
     def __init__(self, users: int, rows: int, seed: int = 4) -> None:
         random = np.random.default_rng(seed)
         self.users = range(users)
