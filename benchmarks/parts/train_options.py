@@ -91,12 +91,8 @@ class Options:
 
     @staticmethod
     def ratios(times: dict[str, list[float]]) -> dict[str, float]:
-        """Time with each option over time without: the median over the rounds of the ratio within a round."""
-        return {
-            name: statistics.median(on / off for on, off in zip(values, times[OFF], strict=True))
-            for name, values in times.items()
-            if name != OFF
-        }
+        """Time with each option over time without, of each the fastest round: what is left of a busy machine."""
+        return {name: min(values) / min(times[OFF]) for name, values in times.items() if name != OFF}
 
     def anatomy(self, repeats: int) -> Anatomy:
         """What the step without options is made of; each part's fastest call counts."""
