@@ -97,7 +97,8 @@ def build(pipeline: beam.Pipeline, job: Job) -> None:
             VALUES, ROWS
         )
         rows_in = (rows_in, carried[ROWS]) | "All rows" >> beam.Flatten()
-        values_in = (values_in, carried[VALUES]) | "All values" >> beam.Flatten()
+        flat = (values_in, carried[VALUES]) | "All values" >> beam.Flatten()
+        values_in = flat | "Values by name" >> beam.Map(_same).with_output_types(tuple[str, bytes])  # Flink wants pairs
     values = values_in | "Group values" >> beam.GroupByKey() | "Distinct" >> beam.Map(merge_distinct)
     shards = AsSingleton(one | "Shards" >> beam.Map(shard_count, AsList(events[COUNTS]), config.shard_rows))
     availability = AsSingleton(
@@ -211,7 +212,7 @@ def _ages(schema: Schema) -> bool:
     return any(f.kind is Kind.POINT_IN_TIME and f.statistic is Statistic.AGE for f in schema.fields)
 
 
-def _same(element: Keyed) -> Keyed:
+def _same(element: Any) -> Any:
     return element
 
 

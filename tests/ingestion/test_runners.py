@@ -76,6 +76,16 @@ def test_embedded_flink(source: RawSource, expected: dict[str, bytes], tmp_path:
 
 
 @pytest.mark.flink
+def test_embedded_flink_extends(source: RawSource, tmp_path: Path, jars: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    ingested(random_source(tmp_path / "raw", seed=8, rows=300), tmp_path / "earlier", {})
+    direct = ingested(source, tmp_path / "direct", {"extend": tmp_path / "earlier"})
+    settings = {"runner": "flink", "workers": 2, "flink": {"jars": str(jars)}, "extend": tmp_path / "earlier"}
+    assert ingested(source, tmp_path / "flink", settings) == direct
+    assert "carried/items.npy" in direct
+
+
+@pytest.mark.flink
 def test_embedded_flink_ends_with_a_killed_job(jars: Path) -> None:
     script = (
         "import sys, time; from pathlib import Path; from recsys.ingestion.job_server import embedded_flink\n"
