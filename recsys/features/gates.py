@@ -10,7 +10,7 @@ before pooling; products of gated embeddings carry the product of their gates. T
 (gate_schedule.py, gate_optimiser.py).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -31,12 +31,16 @@ class Gates(keras.layers.Layer):
         self.scale = float(1.0 + np.exp(-start))
         """The paper's c, the value of an open gate in the end."""
         self.temperature = temperature
+        self.before_reading: Callable[[tf.Tensor], None] | None = None
+        """Called with places before their gates are read, while a step of a search is traced (gate_optimiser.py)."""
         self.logits = tf.Variable(
             tf.fill([size], tf.constant(start, tf.float32)), trainable=False, name=f"{name}/gates"
         )
 
     def at(self, places: tf.Tensor) -> tf.Tensor:
         """The gates at integer `places`, `places.shape float32`."""
+        if self.before_reading is not None:
+            self.before_reading(tf.reshape(places, [-1]))
         return self._gate(tf.gather(self.logits, places))
 
     def all(self) -> tf.Tensor:

@@ -74,6 +74,19 @@ def look_up(table: EmbeddingTable, values: FlatValues) -> DistinctVectors:
     return DistinctVectors(table.vectors(distinct.y), distinct.idx, table.openness(distinct.y))
 
 
+def spread(vectors: tf.Tensor, place: tf.Tensor) -> tf.Tensor:
+    """`vectors` `[distinct, …]` at `place` `[values] int32`; the gradient is a plain tensor, summed by place."""
+
+    @tf.custom_gradient
+    def gathered(vectors: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+        def gradient(upstream: tf.Tensor) -> tf.Tensor:
+            return tf.math.unsorted_segment_sum(upstream, place, tf.shape(vectors)[0])
+
+        return tf.gather(vectors, place), gradient
+
+    return gathered(vectors)
+
+
 def mean_by_row(looked_up: DistinctVectors, values: FlatValues, weights: tf.Tensor | None = None) -> tf.Tensor:
     """Mean of each row's vectors, weighted by positive `weights` `[values]` where given: `[batch, dim] float32`.
 

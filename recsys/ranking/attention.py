@@ -25,9 +25,9 @@ class Attention(keras.layers.Layer):
         self.hidden, self.score = dense("hidden", UNITS, "relu"), dense("score", 1)
 
     def call(self, looked_up: DistinctVectors, values: FlatValues, candidate: tf.Tensor) -> tf.Tensor:
-        """`[batch, width] float32`; `candidate` `[batch, width]` is the candidate's gated row."""
+        """`[batch, width] float32`; `candidate` `[batch, dim]` is the candidate's gated vector."""
         vectors = tf.gather(looked_up.vectors, looked_up.place)
-        keys, query = vectors[:, : self.dim], tf.gather(candidate[:, : self.dim], values.row)
+        keys, query = vectors[:, : self.dim], tf.gather(candidate, values.row)
         scores = self.score(self.hidden(tf.concat([keys, query, keys * query], axis=1)))[:, 0]
         highest = tf.stop_gradient(tf.math.segment_max(scores, values.row))
         weights = tf.exp(scores - tf.gather(highest, values.row))

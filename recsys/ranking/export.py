@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from recsys._tensorflow import tf
 from recsys.ranking.calibration import Calibration
@@ -27,6 +28,25 @@ def export_ranker(
     Each of `tasks` adds `probability_<task>` and `logit_<task>` `[batch]`. Of a task of clicks the logit is given the
     click and the probability is that of both: P(click) x P(outcome | click), as in ESMM (Ma et al., SIGIR 2018).
     """
+    module = tf.Module()
+    module.weights = list(model.variables)
+    function = scoring_function(model, calibration, neutral, tasks)
+    tf.saved_model.save(
+        module,
+        str(folder),
+        signatures={"serving_default": function},
+        options=tf.saved_model.SaveOptions(experimental_custom_gradients=False),
+    )
+    settle_saved_model(folder)
+
+
+def scoring_function(
+    model: Ranker,
+    calibration: Calibration,
+    neutral: Mapping[str, int],
+    tasks: Mapping[str, CalibratedTask] | None = None,
+) -> Any:
+    """What `export_ranker` writes, as a concrete function of columns by name."""
     inputs = {name: spec for name, spec in signature(model.spec).items() if name not in neutral}
 
     def score(**features: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -46,8 +66,4 @@ def export_ranker(
             found[f"logit_{name}"] = scored.tasks[name]
         return found
 
-    module = tf.Module()
-    module.weights = list(model.variables)
-    function = tf.function(score).get_concrete_function(**inputs)
-    tf.saved_model.save(module, str(folder), signatures={"serving_default": function})
-    settle_saved_model(folder)
+    return tf.function(score).get_concrete_function(**inputs)

@@ -1,10 +1,11 @@
 """The gated feature layer: columns to one vector a field, the same for every branch of every backbone."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from recsys._tensorflow import keras, tf
 from recsys.features.gates import Gates
-from recsys.features.pooling import DistinctVectors, FlatValues, flatten, mean_by_row
+from recsys.features.pooling import DistinctVectors, FlatValues, flatten, mean_by_row, spread
 from recsys.ranking.attention import Attention
 from recsys.ranking.numbers import number_factor, number_ids
 from recsys.ranking.spec import FieldSpec, RankerSpec, Reading
@@ -32,25 +33,40 @@ class FeatureLayer(keras.layers.Layer):
 
     def call(self, features: Features) -> tuple[tf.Tensor, list[tf.Tensor | None]]:
         """The vectors and the first-order terms of the click and of each task (None where the ranker has none)."""
-        singles = self.spec.singles
+        singles, lists = self.spec.singles, self.spec.lists
+        flat = [self.list_rows(features[field.name], field) for field in lists]
+        rows = [tf.reshape(self.single_rows(features), [-1])] if singles else []
+        rows += [found for _, found in flat]
+        # All fields at once, so that a row of the table is read, and later written, once a step.
+        looked_up = self.table.look_up(tf.concat(rows, axis=0))
+        places = tf.split(looked_up.place, [tf.size(one) for one in rows])
+        heads = 1 + len(self.spec.tasks)
+        widths = [self.spec.dim, heads] if self.spec.linear else [self.spec.dim]
         parts = []
         candidate = None
         if singles:
-            vectors = self.table.vectors(self.single_rows(features))
-            if any(field.reading is Reading.VALUE for field in singles):
-                vectors *= tf.stack([_factor(features[field.name], field) for field in singles], axis=1)[..., None]
-            candidate = vectors[:, self.spec.candidate, :] if self.attentions else None
+            place = places.pop(0)
+            # Cut before they are spread: the gradient of a slice of what was spread would pass over all of it again.
+            vectors = [self._spread(part, place, features) for part in tf.split(looked_up.vectors, widths, axis=1)]
+            candidate = vectors[0][:, self.spec.candidate] if self.attentions else None
             parts.append(vectors)
-        for field in self.spec.lists:
-            parts.append(self._pooled(features[field.name], field, candidate)[:, None, :])
-        found = parts[0] if len(parts) == 1 else tf.concat(parts, axis=1)
+        for field, (values, _), place in zip(lists, flat, places, strict=True):
+            pooled = self._pooled(field, values, replace(looked_up, place=place), candidate)[:, None, :]
+            parts.append(tf.split(pooled, widths, axis=2))
+        found = [one[0] if len(one) == 1 else tf.concat(one, axis=1) for one in zip(*parts, strict=True)]
         if self.field_gates is not None:
-            found *= self.field_gates.all()[:, None]
-        heads = 1 + len(self.spec.tasks)
+            found = [one * self.field_gates.all()[:, None] for one in found]
         if not self.spec.linear:
-            return found, [None] * heads
-        dim = self.spec.dim
-        return found[..., :dim], [found[..., dim + place] for place in range(heads)]
+            return found[0], [None] * heads
+        return found[0], tf.unstack(found[1], axis=2)
+
+    def _spread(self, vectors: tf.Tensor, place: tf.Tensor, features: Features) -> tf.Tensor:
+        """Vectors `[distinct, width]` of the single-valued fields, `[batch, fields, width]`, times their factors."""
+        singles = self.spec.singles
+        found = tf.reshape(spread(vectors, place), [-1, len(singles), vectors.shape[1]])
+        if any(field.reading is Reading.VALUE for field in singles):
+            found *= tf.stack([_factor(features[field.name], field) for field in singles], axis=1)[..., None]
+        return found
 
     def single_rows(self, features: Features) -> tf.Tensor:
         """Table rows of the single-valued fields, `[batch, single-valued fields] int64`."""
@@ -68,10 +84,9 @@ class FeatureLayer(keras.layers.Layer):
             return values
         return number_ids(values, field, self.table.sizes[field.table])
 
-    def _pooled(self, ids: tf.Tensor, field: FieldSpec, candidate: tf.Tensor | None) -> tf.Tensor:
-        values, rows = self.list_rows(ids, field)
-        distinct = tf.unique(rows)
-        looked_up = DistinctVectors(self.table.vectors(distinct.y), distinct.idx, self.table.openness(distinct.y))
+    def _pooled(
+        self, field: FieldSpec, values: FlatValues, looked_up: DistinctVectors, candidate: tf.Tensor | None
+    ) -> tf.Tensor:
         if candidate is None or field.name not in self.attentions:
             return mean_by_row(looked_up, values)
         return self.attentions[field.name](looked_up, values, candidate)

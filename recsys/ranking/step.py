@@ -1,6 +1,7 @@
 """One training step of the ranker: weighted cross-entropy, updates of the batch's rows, and of gates in a search."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 
 from recsys._tensorflow import tf
 from recsys.config.ranking import RankingTrainConfig
@@ -57,16 +58,17 @@ class Trainer(tf.Module):
         """Update on one batch and return its loss without the gates' penalty, a float32 scalar."""
         seed = tf.random.fold_in(tf.constant([self.seed % (1 << 31), 0x2A4E], tf.int32), self.step)
         searched = [gates.logits for gates in self.gates.gates] if self.gates is not None else []
-        with tf.GradientTape() as tape:
+        with tf.GradientTape() as tape, self.gates.reading() if self.gates is not None else nullcontext():
             tape.watch(searched)
             loss = self.loss(batch, seed)
         network = self.model.network_variables
         table, rest, gates = tape.gradient(loss, ([self.model.table.table], network, searched))
-        self.table_optimiser.apply_gradients([(table[0], self.model.table.table)])
+        # The table is looked up once, each row once (FeatureTable.look_up): so it is in the gradients.
+        self.table_optimiser.apply_to_rows(table[0], self.model.table.table)
         if network:
             self.network_optimiser.apply_gradients(zip(rest, network, strict=True))
         if self.gates is not None:
-            self.gates.apply(gates)
+            self.gates.apply(gates, distinct=True)
         self.step.assign_add(1)
         return loss
 
@@ -84,6 +86,6 @@ class Trainer(tf.Module):
             "temperature": [] if self.gates is None else [self.gates.gates[0].temperature],
             "table_optimiser": list(self.table_optimiser.variables),
             "network_optimiser": list(self.network_optimiser.variables),
-            "gate_optimiser": [] if self.gates is None else [v for one in self.gates.state for v in one],
+            "gate_optimiser": [] if self.gates is None else self.gates.kept_state,
             "trainer": [self.step],
         }

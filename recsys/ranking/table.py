@@ -4,6 +4,7 @@ import numpy as np
 
 from recsys._tensorflow import keras, tf
 from recsys.features.gates import Gates, openness
+from recsys.features.pooling import DistinctVectors
 from recsys.ranking.spec import FieldSpec, RankerSpec
 from recsys.schema import UNSEEN_ID
 
@@ -48,20 +49,25 @@ class FeatureTable(keras.layers.Layer):
         known = (ids >= 0) & (ids < size)
         return tf.gather(self.row_of, tf.where(known, ids, UNSEEN_ID) + start)
 
-    def vectors(self, rows: tf.Tensor) -> tf.Tensor:
-        """The rows' weights times their gates, `rows.shape + [width] float32`."""
-        vectors = tf.gather(self.table, rows)
-        return vectors if self.gates is None else vectors * self._gates_at(rows, self.gates)[..., None]
+    def look_up(self, rows: tf.Tensor) -> DistinctVectors:
+        """The weights of flat `rows` `[lookups] int64` times their gates, `[distinct, width] float32`.
 
-    def openness(self, rows: tf.Tensor) -> tf.Tensor | None:
-        """What each row counts in a pooled mean, from 0, closed, to 1, `rows.shape float32`; None: 1 for all."""
+        Each distinct row is read once, and its gate once, so their gradients have each row once.
+        """
+        distinct = tf.unique(rows)
+        vectors, gates = tf.gather(self.table, distinct.y), None
         if self.gates is not None:
-            return openness(self._gates_at(rows, self.gates))
+            gates = self.gates.at(distinct.y)
+            if self.gated is not None:
+                gates = tf.where(tf.gather(self.gated, distinct.y), gates, 1.0)
+            vectors *= gates[:, None]
+        return DistinctVectors(vectors, distinct.idx, self._openness(distinct.y, gates))
+
+    def _openness(self, rows: tf.Tensor, gates: tf.Tensor | None) -> tf.Tensor | None:
+        """What each row counts in a pooled mean, from 0, closed, to 1, `rows.shape float32`; None: 1 for all."""
+        if gates is not None:
+            return openness(gates)
         if self.closed:
             closed = tf.reduce_any(rows[..., None] == tf.constant(self.closed, tf.int64), axis=-1)
             return tf.cast(tf.logical_not(closed), tf.float32)
         return None
-
-    def _gates_at(self, rows: tf.Tensor, gates: Gates) -> tf.Tensor:
-        found = gates.at(rows)
-        return found if self.gated is None else tf.where(tf.gather(self.gated, rows), found, 1.0)

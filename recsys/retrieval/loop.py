@@ -132,6 +132,8 @@ class Loop:
         record = {"loss": progress.loss_sum / self.reader.steps}
         temperature = 1.0 / float(self.trainer.model.inverse_temperature)
         progress.epoch, progress.step, progress.loss_sum = progress.epoch + 1, 0, 0.0
+        if self.stage is not None:
+            self.stage.optimiser.settle()
         health = self.health.measure(batch)
         last = progress.epoch == epochs
         stop = last

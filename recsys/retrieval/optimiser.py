@@ -62,6 +62,14 @@ class LazyAdam(keras.optimizers.Optimizer):
         write(second, square)
         write(variable, weights - rate * mean / (tf.sqrt(square) + epsilon))
 
+    def apply_to_rows(self, gradient: tf.IndexedSlices, table: tf.Variable) -> None:
+        """One step of an optimiser of one table alone, whose gradient has no row twice.
+
+        What `apply_gradients` does, less its search for repeated rows.
+        """
+        self.update_step(gradient, table)
+        self.iterations.assign_add(1)
+
     def get_config(self) -> dict:
         """The settings, as Keras asks for."""
         settings = {"beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon, "l2": self.l2}

@@ -1,6 +1,7 @@
 """One training step: towers, sampling-corrected loss, sparse updates."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -110,7 +111,7 @@ class Trainer(tf.Module):
         self.log_q.update(batch["item"][ITEM])
         seed = tf.random.fold_in(tf.constant([self.seed % (1 << 31), 0x57E9], tf.int32), self.step)
         logits = [gates.logits for gates in self.gates.gates] if self.gates is not None else []
-        with tf.GradientTape() as tape:
+        with tf.GradientTape() as tape, self.gates.reading() if self.gates is not None else nullcontext():
             tape.watch(logits)
             candidates = self._candidates(batch, seed)
             loss = total = self._loss(batch, candidates, seed)
