@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from recsys.errors import UserError
 from recsys.exchange import exchange
@@ -43,10 +43,17 @@ def fsync_folder(path: Path) -> None:
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a file aside, fsync it and rename it into place: readers see the old bytes or the new, never a part."""
+    with atomic_file(path) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """The same for who writes piece by piece; nothing is renamed where writing raises."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with open(aside, "wb") as file:
-        file.write(data)
+        yield file
         file.flush()
         os.fsync(file.fileno())
     os.replace(aside, path)

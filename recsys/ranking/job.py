@@ -1,12 +1,13 @@
 """The ranking job: a data set folder to a ranker folder."""
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from recsys._tensorflow import tf
-from recsys.artifacts import Artifact, fingerprint, open_artifact, write_artifact
+from recsys.artifacts import Artifact, fingerprint, open_artifact, write_artifact, write_atomic
 from recsys.config.gates import GatesConfig
 from recsys.config.ranking import Control, RankingConfig
 from recsys.dataset_folder import DatasetFolder
@@ -14,7 +15,9 @@ from recsys.device import on_device
 from recsys.errors import UserError
 from recsys.ranking import RANKER_FORMAT, RANKER_KIND
 from recsys.ranking.calibration import IDENTITY, Calibration, calibration_to_json, fit_calibration
-from recsys.ranking.export import export_ranker
+from recsys.ranking.examples import split_examples
+from recsys.ranking.export import export_ranker, scoring_function
+from recsys.ranking.latency import latency_report
 from recsys.ranking.live import LiveRanker
 from recsys.ranking.model import Ranker
 from recsys.ranking.pruning import prune
@@ -27,7 +30,7 @@ from recsys.retrieval import MODEL_FORMAT, MODEL_KIND
 from recsys.retrieval.checkpoints import CheckpointFolder
 from recsys.retrieval.display import training_display
 from recsys.retrieval.export import write_json
-from recsys.schema import FIRST_VALUE_ID
+from recsys.schema import FIRST_VALUE_ID, SPLITS
 
 MODEL = "model"
 REPORT = "ranking.json"
@@ -90,7 +93,18 @@ def rank(
         write_json(target / "schema.json", dataset.schema.model_dump(mode="json"))
         if chosen.outcome.gates is not None:
             write_value_tables(target / "values", bench, chosen.outcome.gates, exported)
+    # A clock has no place in the folder: equal rankers have equal bytes.
+    sample = bench.validation or split_examples(bench.maker, SPLITS[0], seed)
+    before = scoring_function(model, calibration, neutral, tasks) if exported is not model else None
+    after = scoring_function(exported, calibration, fixed, tasks)
+    found = latency_report(before, after, sample.features)
+    write_atomic(latency_file(output), json.dumps(found, indent=1).encode())
     return open_artifact(output, RANKER_KIND, RANKER_FORMAT)
+
+
+def latency_file(ranker: Path) -> Path:
+    """Where the latency of scoring is published: beside the ranker's folder."""
+    return ranker.with_name(f"{ranker.name}.latency.json")
 
 
 def _id_of(model: Path | None) -> str | None:

@@ -1,6 +1,5 @@
 """Checkpoints that survive SIGKILL: arrays and a small state in one file, written aside and renamed."""
 
-import io
 import json
 import re
 import sys
@@ -12,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from recsys.artifacts import write_atomic
+from recsys.artifacts import atomic_file
 from recsys.errors import UserError
 
 KEPT = 2
@@ -67,11 +66,10 @@ class CheckpointFolder:
 
     def write(self, name: str, arrays: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> None:
         """Write one file durably under a name of its own."""
-        buffer = io.BytesIO()
         text = json.dumps({"fingerprint": self.fingerprint, **state})
         named: dict[str, Any] = {_STATE: np.frombuffer(text.encode(), np.uint8), **arrays}
-        np.savez(buffer, **named)
-        write_atomic(self.folder / name, buffer.getvalue())
+        with atomic_file(self.folder / name) as file:  # not by way of memory: tables take gigabytes
+            np.savez(file, **named)
 
     def read(self, name: str) -> Checkpoint | None:
         """Read a file; None where it is absent, damaged (zip checks every array's CRC) or another run's."""

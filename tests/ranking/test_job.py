@@ -12,7 +12,7 @@ from recsys.config.ranking import RankingConfig
 from recsys.dataset_folder import DatasetFolder
 from recsys.errors import UserError
 from recsys.ranking.examples import split_examples
-from recsys.ranking.job import rank
+from recsys.ranking.job import latency_file, rank
 from recsys.ranking.live import LiveRanker
 from recsys.ranking.metrics import auc
 from recsys.ranking.pruning import prune
@@ -68,6 +68,9 @@ def test_noise_is_closed_and_prediction_is_better_than_the_control(ranked):
     assert sets["search"]["validation_auc"] > sets["frequency"]["validation_auc"] + 0.03
     assert report["rows"]["after"] < 0.1 * report["rows"]["before"]
     assert report["bytes"]["after"] < 0.1 * report["bytes"]["before"]
+    latency = json.loads(latency_file(ranked.path).read_text())
+    assert latency["candidates"] == 200 and latency["before"]["p99_ms"] >= latency["before"]["p50_ms"] > 0
+    assert latency["after"]["p50_ms"] > 0 and not list(ranked.path.rglob("*latency*"))
     assert report["live"]["after"]["interactions"] < report["live"]["before"]["interactions"] == 55
 
 
