@@ -33,7 +33,7 @@ METHODS = {"FD": "feature dropout", "SO": "spread_out", "RFM": "rfm", "CFM": "cf
 SELF_SUPERVISED = ("RFM", "CFM")
 GRID = {"FD": (0.1, 0.3, 0.5), "SO": (0.1, 0.3), "RFM": (0.1, 0.3, 1.0, 3.0), "CFM": (0.1, 0.3, 1.0, 3.0)}
 STRENGTH: dict[str, dict[str, float]] = {
-    "ml-100k": {"FD": 0.1, "SO": 0.1, "RFM": 0.3, "CFM": 0.3},
+    "ml-100k": {"FD": 0.1, "SO": 0.1, "RFM": 0.1, "CFM": 0.1},
     "simulator": {"FD": 0.5, "SO": 0.1, "RFM": 3.0, "CFM": 1.0},
 }
 """Of each method: the share of dropped fields for FD, else the weight of the second loss. Chosen by `--tune`: the most
