@@ -145,7 +145,7 @@ def main() -> None:
     parser.add_argument("--evidence", action="store_true", help="write docs/evidence/sampling-<data>/")
     arguments = parser.parse_args()
     os.environ.setdefault("RECSYS_DATA", str(ROOT.parent / "shared" / "data"))
-    console = Console(record=True, width=160)
+    console = Console(record=True, width=200)
     bench = Bench(Path("runs") / "sampling-correction" / arguments.data, arguments.data, arguments.quick, console)
     seeds = list(range(1, 2 if arguments.quick else arguments.seeds + 1))
     comparison = Comparison(bench, seeds)

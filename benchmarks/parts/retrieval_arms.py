@@ -1,9 +1,9 @@
 """Arms of an experiment on the towers beside each other: data with its shipped configuration, table, evidence."""
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 from rich.console import Console
@@ -88,7 +88,9 @@ def write_evidence(
             row = " | ".join(f"{cell['test'][part][f'recall@{k}']:.4f}" for part, k in keys)
             lines.append(f"| {name} | {seed} | {row} |")
     lines += ["", "What was printed:", "", "```", console.export_text().rstrip(), "```", ""]
-    resolved: dict[str, Any] = config.model_dump(mode="json")
+    # The folder of data as a variable: where it lies on one machine says nothing to another.
+    resolved = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    resolved = resolved.replace(os.environ["RECSYS_DATA"], "${RECSYS_DATA}")
     write_atomic(folder / "README.md", "\n".join(lines).encode())
     write_atomic(folder / "figures.json", document.encode())
-    write_atomic(folder / "config.yaml", yaml.safe_dump(resolved, sort_keys=False).encode())
+    write_atomic(folder / "config.yaml", resolved.encode())
