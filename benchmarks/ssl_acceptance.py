@@ -123,7 +123,7 @@ def main() -> None:
 
 def constants() -> dict[str, object]:
     """The settings of the data and the model that all arms share."""
-    return {name: value for name, value in vars(synthetic).items() if name.isupper() and name not in ("ITEM", "SCHEMA")}
+    return {name: value for name, value in vars(synthetic).items() if name.isupper() and name != "ITEM"}
 
 
 def cell(name: str, arm: Arm, seed: int, epochs: int, console: Console) -> dict[str, float]:

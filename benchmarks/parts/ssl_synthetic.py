@@ -18,8 +18,8 @@ from recsys._tensorflow import tf
 from recsys.config.model import IdentityConfig, ModelConfig, TemperatureConfig, TowerConfig
 from recsys.config.ssl import SslConfig
 from recsys.config.train import LossConfig
+from recsys.encoding.information import mutual_information
 from recsys.features.spec import Form, InputSpec, full_table
-from recsys.ingestion.statistics import mutual_information
 from recsys.retrieval.input import Batch, join
 from recsys.retrieval.job import build
 from recsys.retrieval.live import LiveTower
@@ -46,13 +46,6 @@ HEAD_SHARE = 0.1
 CUT_OFFS = (10, 50)
 SLICES = ("all", "head", "tail", "unseen")
 
-SCHEMA = Schema(
-    fields=tuple(
-        Field(name=name, side=Side.ITEM, kind=Kind.MULTI_VALUED if name == "tags" else Kind.CATEGORICAL)
-        for name in VALUES
-    )
-)
-
 
 @dataclass(frozen=True, eq=False)
 class Data:
@@ -68,8 +61,8 @@ class Data:
         return np.bincount(self.train[:, 1], minlength=ITEMS + FIRST_VALUE_ID)
 
 
-def make_data(seed: int, share: float = 1.0) -> Data:
-    """The catalogue and pairs of a seed; `share` of the training pairs, the test pairs are always the same."""
+def make_data(seed: int, share: float = 1.0, pairs: int = 12_000) -> Data:
+    """The catalogue of a seed, `share` of its `pairs` training pairs, and 12,000 test pairs."""
     rng = np.random.default_rng([seed, 0x5511])
     cluster = np.repeat(np.arange(CLUSTERS), CLUSTER_SIZE)
     brand = cluster * 3 + rng.integers(0, 3, ITEMS)
@@ -93,12 +86,12 @@ def make_data(seed: int, share: float = 1.0) -> Data:
     clusters = np.arange(1, CLUSTERS + 1) ** -ZIPF
     within = np.arange(1, CLUSTER_SIZE + 1) ** -WITHIN
 
-    def pairs(count: int) -> np.ndarray:
+    def draw(count: int) -> np.ndarray:
         drawn = rng.choice(CLUSTERS, count, p=clusters / clusters.sum())
         places = rng.choice(CLUSTER_SIZE, (count, 2), p=within / within.sum())
         return (drawn[:, None] * CLUSTER_SIZE + places + FIRST_VALUE_ID).astype(np.int32)
 
-    train, test = pairs(12_000), pairs(12_000)
+    train, test = draw(pairs), draw(12_000)
     return Data(features, train[: round(share * len(train))], test)
 
 
@@ -136,12 +129,16 @@ def make_model(arm: Arm, seed: int) -> TwoTower:
 
 def information(data: Data) -> np.ndarray:
     """Mutual information of the id and the fields, `[1 + fields, 1 + fields]`, by the ingestion's code."""
+    kinds = {1: Kind.CATEGORICAL, 2: Kind.MULTI_VALUED}
+    schema = Schema(
+        fields=tuple(Field(name=name, side=Side.ITEM, kind=kinds[x.ndim]) for name, x in data.features.items())
+    )
     columns = {
         name: pa.array(list(values[FIRST_VALUE_ID:])) if values.ndim > 1 else pa.array(values[FIRST_VALUE_ID:])
         for name, values in data.features.items()
     }
-    found = mutual_information(pa.table(columns), SCHEMA, Side.ITEM, 1)
-    matrix = np.zeros((len(VALUES) + 1,) * 2)
+    found = mutual_information(pa.table(columns), schema, Side.ITEM, 1)
+    matrix = np.zeros((len(schema.fields) + 1,) * 2)
     matrix[1:, 1:] = found["matrix"]
     matrix[0, 1:] = matrix[1:, 0] = found["id"]
     return matrix

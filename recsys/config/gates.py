@@ -11,9 +11,9 @@ class GatesConfig(Section):
     """A search that closes what does not pay, before the model is trained on the rest (Lyu et al. 2023)."""
 
     mode: Literal["field", "value-lazy", "value-dense"]
-    """`field`: one gate a field. `value-lazy`: one a value, pushed down only in steps whose batch has the value, so
-    that rare values are judged by what they are worth when they occur. `value-dense`: one a value, pushed down at every
-    step, so that a value must be worth its row: rare ones close first."""
+    """`field`: one gate a field. `value-lazy`: one a value, priced by the occurrence (in the towers; in the ranker once
+    in each batch that has it), so that rare values are judged by what they are worth when they occur. `value-dense`:
+    one a value, pushed down at every step, so that a value must be worth its row: rare ones close first."""
     fields: tuple[str, ...] | None = None
     """Names of the gated fields; all where left out. Towers never gate ids: new users and items live by the rest."""
     start: float = Field(default=0.5, ge=0.0, le=5.0)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,6 +19,17 @@ BLOCK = 1 << 18
 """Gates at a time when all are brought to the present: bounds the memory of intermediate values."""
 
 
+@dataclass(frozen=True, eq=False)
+class Occurrences:
+    """The rows that a batch of `batch` examples looks up in a table, one entry an occurrence: `rows` `[values] int64`.
+
+    A row's share of the batch is its entries over `batch`: more than 1 where examples have it several times.
+    """
+
+    rows: tf.Tensor
+    batch: tf.Tensor
+
+
 class GateOptimiser(tf.Module):
     """Minimises loss + penalty x sum of S(t m_k) over gate logits m_k, with Adam (Kingma and Ba 2015, algorithm 1).
 
@@ -27,9 +39,12 @@ class GateOptimiser(tf.Module):
     brings all gates to the present, and must be called before anyone but a step reads them or the temperature changes
     from one epoch to the next.
 
-    Not `dense`: the sum runs over the gates whose rows the step looked up, each once however often it occurs; other
-    gates rest, and so do their moments. Adam's bias correction counts the updates of a gate, not the steps, so a gate
-    that is looked up rarely moves by the same law. Gates of fields, which are looked up by no row, are in every step.
+    Not `dense`: the sum runs over the gates whose rows the step looked up; other gates rest, and so do their moments.
+    Where the step says how often rows occur, each is priced by its share of the batch, as what it is worth to the mean
+    loss grows with that too: a value is judged by its worth an occurrence, be it frequent or rare, at the price that a
+    gate of a field has (section 11). Where it does not, each row is priced once. Adam's bias correction counts the
+    updates of a gate, not the steps, so a gate that is looked up rarely moves by the same law. Gates of fields, which
+    are looked up by no row, are in every step.
     """
 
     def __init__(
@@ -73,15 +88,24 @@ class GateOptimiser(tf.Module):
             for one in self.gates:
                 one.before_reading = None
 
-    def apply(self, gradients: Sequence[tf.Tensor | tf.IndexedSlices], *, distinct: bool = False) -> None:
-        """One step, given the gradients of the loss in the order of the gates.
+    def apply(
+        self,
+        gradients: Sequence[tf.Tensor | tf.IndexedSlices],
+        occurrences: Sequence["Occurrences | None"] | None = None,
+        *,
+        distinct: bool = False,
+    ) -> None:
+        """One step, given the gradients of the loss, and perhaps occurrences, in the order of the gates.
 
         `distinct` says that all places were looked up within `reading`, by one lookup, each once; else they are
         gathered here, and caught up with where no one did.
         """
         for place, gradient in enumerate(gradients):
+            occurred = occurrences[place] if occurrences is not None else None
             if not isinstance(gradient, tf.IndexedSlices):
                 self._update(place, None, gradient)
+            elif not self.dense and occurred is not None:
+                self._update(place, *_priced(gradient, occurred))
             elif self.dense and not self.late[place]:
                 self._update(place, None, tf.convert_to_tensor(gradient))
             elif distinct:
@@ -136,10 +160,10 @@ class GateOptimiser(tf.Module):
         missed = tf.where(never, 0.0, tf.cast(self.clock, tf.float32) - now.updates)
         return never, catch_up(now, missed, self._temperature, self.search)
 
-    def _update(self, place: int, rows: tf.Tensor | None, slope: tf.Tensor) -> None:
-        """Move the gates of `rows` (None: all), whose gradients of the loss are `slope`."""
+    def _update(self, place: int, rows: tf.Tensor | None, slope: tf.Tensor, share: tf.Tensor | float = 1.0) -> None:
+        """Move the gates of `rows` (None: all), whose gradients of the loss are `slope`, at `share` of the price."""
         now = self._read(place, rows)
-        slope += penalty_slope(now.logit, self._temperature, self.search.penalty)
+        slope += share * penalty_slope(now.logit, self._temperature, self.search.penalty)
         self._write(place, rows, one_step(now, slope, self.search))
 
     def _read(self, place: int, rows: tf.Tensor | None) -> Moments:
@@ -160,3 +184,13 @@ class GateOptimiser(tf.Module):
         values = moved[1:3] if not self._by_row[place] else [tf.stack(moved[1:], axis=1)]
         for variable, value in zip((logits, *state), (moved.logit, *values), strict=True):
             variable.assign(value)
+
+
+def _priced(gradient: tf.IndexedSlices, occurred: Occurrences) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """The rows that have a gradient or occur, each once; their gradients, and their shares of the batch."""
+    seen = tf.cast(occurred.rows, gradient.indices.dtype)
+    rows, place = tf.unique(tf.concat([gradient.indices, seen], axis=0))
+    of_loss, of_batch = tf.split(place, [tf.size(gradient.indices), tf.size(seen)])
+    slope = tf.math.unsorted_segment_sum(gradient.values, of_loss, tf.size(rows))
+    counts = tf.math.unsorted_segment_sum(tf.ones(tf.shape(seen)), of_batch, tf.size(rows))
+    return rows, slope, counts / tf.cast(occurred.batch, tf.float32)

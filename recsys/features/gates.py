@@ -26,7 +26,7 @@ class Gates(keras.layers.Layer):
 
     def __init__(self, name: str, size: int, *, start: float, temperature: tf.Variable | None) -> None:
         """`temperature` is a scalar that gates share; None for hard gates."""
-        super().__init__(name=f"gates_{name}", dtype="float32")
+        super().__init__(name=gates_name(name), dtype="float32")
         self.size = size
         self.scale = float(1.0 + np.exp(-start))
         """The paper's c, the value of an open gate in the end."""
@@ -51,6 +51,11 @@ class Gates(keras.layers.Layer):
         if self.temperature is None:
             return self.scale * tf.cast(logits > 0.0, tf.float32)
         return self.scale * tf.sigmoid(self.temperature * logits)
+
+
+def gates_name(of: str) -> str:
+    """The name of the gates of a table, or of a tower's fields."""
+    return f"gates_{of}"
 
 
 def openness(gates: tf.Tensor) -> tf.Tensor:

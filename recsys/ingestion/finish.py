@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from recsys.config.ingest import SplitConfig
 from recsys.dataset_folder import DatasetFolder
 from recsys.encoding.clusters import NO_CLUSTER, Clusters, base_clusters
+from recsys.encoding.information import mutual_information
 from recsys.encoding.point_in_time import CLUSTERS_FILE, UNKNOWN_TIME, cluster_state
 from recsys.encoding.vocabulary import Vocabulary
 from recsys.ingestion import entities, rejected
@@ -19,7 +20,7 @@ from recsys.ingestion.by_user import parts_of
 from recsys.ingestion.cuts import BIN_BITS, Plan, histogram, plan_output, settle
 from recsys.ingestion.elements import column, gather, unpack
 from recsys.ingestion.encode import Provisional
-from recsys.ingestion.statistics import Moments, event_numbers, mutual_information
+from recsys.ingestion.statistics import Moments, event_numbers
 from recsys.ingestion.validation import AVAILABLE_FROM
 from recsys.ingestion.vocabularies import Encoders, build_vocabularies, entity_table
 from recsys.schema import FIRST_VALUE_ID, ITEM, SPLITS, TIME, USER, Field, Kind, Schema, Side

@@ -5,20 +5,28 @@ found, now hard; then, where asked for, the refit with the same gates.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from recsys._tensorflow import tf
 from recsys.config.gates import GatesConfig
-from recsys.features.gate_optimiser import GateOptimiser
+from recsys.features.gate_optimiser import GateOptimiser, Occurrences
 from recsys.features.gate_schedule import GateSearch, require_closable
+from recsys.features.gates import gates_name
+from recsys.features.ragged import as_ragged
 from recsys.retrieval.gates import TowerGates, open_shares
+from recsys.retrieval.input import Batch
+from recsys.retrieval.spec import TwoTowerSpec
 from recsys.retrieval.state import assign_variables, variable_arrays
 from recsys.retrieval.towers import TwoTower
+from recsys.schema import FIRST_VALUE_ID
 
 REWIND = "rewind.npz"
 """The file of weights to go back to, beside the checkpoints."""
+
+LOGITS = "logits/"
+"""What the names of the gates begin with in a checkpoint."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,9 +76,32 @@ def gate_stage(model: TwoTower, config: GatesConfig, examples: int, epoch_steps:
         config.epsilon,
         by_step=config.temperature_by == "step",
     )
-    require_closable(search, "train.gates")
+    # Where occurrences have their price, the value to close is one that each batch has but once.
+    priced = config.penalty_for(examples) * (epoch_steps / examples if config.mode == "value-lazy" else 1.0)
+    require_closable(replace(search, penalty=priced), "train.gates")
     optimiser = GateOptimiser(gates.all, search, dense=config.mode == "value-dense")
     return GateStage(model, gates, search, config.rewind_epoch, optimiser)
+
+
+def occurrences(model: TwoTower, batch: Batch) -> list[Occurrences | None]:
+    """What the main batch looks up in each gated table, in the order of the gates; None for gates of fields.
+
+    A table that several fields read, in one tower or both, counts the values of all.
+    """
+    gates = model.gates
+    if gates is None:
+        return []
+    found: list[Occurrences | None] = []
+    for name in gates.tables:
+        rows = []
+        for tower, side in ((model.query_tower, "query"), (model.item_tower, "item")):
+            for inputs in tower.spec.inputs:
+                if inputs.table == name:
+                    ids = batch[side][inputs.name]
+                    rows.append(tower.tables[name].rows(as_ragged(ids).values if inputs.is_list else ids))
+        size = tf.shape(batch["query"][model.query_tower.spec.id_column])[0]
+        found.append(Occurrences(tf.concat(rows, axis=0), size))
+    return [*found, *(None for _ in gates.fields)]
 
 
 def weights_without_gates(model: TwoTower) -> list[tf.Variable]:
@@ -87,10 +118,39 @@ def gate_arrays(gates: TowerGates) -> dict[str, np.ndarray]:
     return {one.name: one.logits.numpy() for one in gates.all}
 
 
+def logit_variables(gates: TowerGates) -> dict[str, list[tf.Variable]]:
+    """The logits as groups of a checkpoint, for `saved_gates` to find."""
+    return {f"{LOGITS}{one.name}": [one.logits] for one in gates.all}
+
+
+def saved_gates(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray] | None:
+    """What `gate_arrays` gave when a checkpoint was written; None in one of a model without gates."""
+    found = {key.removeprefix(LOGITS).rpartition("/")[0]: x for key, x in arrays.items() if key.startswith(LOGITS)}
+    return found or None
+
+
 def set_gates(gates: TowerGates, logits: Mapping[str, np.ndarray]) -> None:
     """Take over the logits that `gate_arrays` gave."""
     for one in gates.all:
         one.logits.assign(logits[one.name])
+
+
+def carry_gates(
+    logits: Mapping[str, np.ndarray], before: TwoTowerSpec, after: TwoTowerSpec, start: float
+) -> dict[str, np.ndarray]:
+    """The logits for a model on more data, in which ids may have got rows of their own: those start open."""
+    carried = dict(logits)
+    tables = {table.name: table for table in after.tables}
+    for old in before.tables:
+        name = gates_name(old.name)
+        if name not in logits:
+            continue
+        new = tables[old.name]
+        carried[name] = np.full(new.rows, start, np.float32)
+        carried[name][:FIRST_VALUE_ID] = logits[name][:FIRST_VALUE_ID]
+        ids = np.flatnonzero(old.row_of >= FIRST_VALUE_ID)
+        carried[name][new.row_of[ids]] = logits[name][old.row_of[ids]]
+    return carried
 
 
 def rewind_arrays(model: TwoTower, frequencies: list[tf.Variable]) -> dict[str, np.ndarray]:

@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from recsys._tensorflow import tf
 from recsys.config.gates import GatesConfig
 from recsys.errors import UserError
-from recsys.features.gates import Gates, open_share
+from recsys.features.gates import Gates, kept, open_share
 from recsys.features.spec import Form, TableSpec
 from recsys.retrieval.spec import HISTORY_TABLE, TwoTowerSpec
 from recsys.schema import ITEM, PADDING_ID, USER
@@ -105,3 +107,23 @@ def open_shares(gates: TowerGates, spec: TwoTowerSpec) -> dict[str, float]:
                 table = gates.tables[inputs.table]
                 shares[inputs.name] = open_share(table, range(PADDING_ID + 1, table.size))
     return shares
+
+
+def closed_fields(gates: TowerGates, spec: TwoTowerSpec) -> frozenset[str]:
+    """The fields of which hard gates left nothing open; none while gates are soft."""
+    if gates.temperature is not None:
+        return frozenset()
+    return frozenset(field for field, share in open_shares(gates, spec).items() if share == 0.0)
+
+
+def kept_ids(gates: TowerGates, spec: TwoTowerSpec) -> dict[str, np.ndarray]:
+    """Which data-set ids of each field are open, `[ids] bool` by field, where hard gates are its values'."""
+    if gates.temperature is not None:
+        return {}
+    row_of = {table.name: table.row_of for table in spec.tables}
+    return {
+        inputs.name: kept(gates.tables[inputs.table].logits.numpy())[row_of[inputs.table]]
+        for tower in (spec.query, spec.item)
+        for inputs in tower.inputs
+        if inputs.table in gates.tables
+    }

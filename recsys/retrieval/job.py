@@ -20,7 +20,7 @@ from recsys.retrieval.checkpoints import Checkpoint, CheckpointFolder, best_file
 from recsys.retrieval.display import Display, training_display
 from recsys.retrieval.export import catalogue_vectors, export_tower, write_json, write_vectors
 from recsys.retrieval.gate_report import write_gate_report
-from recsys.retrieval.gate_search import REWIND, gate_arrays, gate_stage, rewind, set_gates
+from recsys.retrieval.gate_search import REWIND, carry_gates, gate_arrays, gate_stage, rewind, saved_gates, set_gates
 from recsys.retrieval.gates import gate_spec, make_gates
 from recsys.retrieval.input import event_reader, tower_columns
 from recsys.retrieval.live import LiveTower, build
@@ -53,8 +53,14 @@ class _Run:
     logs: Path
     display: Display
 
-    def loop(self, phase: str) -> Loop:
-        """A model at its initial weights, and its loop over the phase's events."""
+    def loop(
+        self, phase: str, found: Mapping[str, np.ndarray] | None = None, before: TwoTowerSpec | None = None
+    ) -> Loop:
+        """A model at its initial weights, and its loop over the phase's events.
+
+        `found` are the logits of its gates where they are known, of the rows of `before` where that is given. In
+        training and refit the loop is made for what they leave open: closed fields are none that views can hide.
+        """
         splits = SPLITS[:2] if phase == REFIT else SPLITS[:1]
         events = scan_positives(self.dataset, splits)
         spec = two_tower_spec(self.dataset, self.model, events.counts)
@@ -65,6 +71,10 @@ class _Run:
             gates = make_gates(gate_spec(spec, self.config.gates), spec.tables, hard=phase != GATES)
         model = TwoTower(spec, self.seed, gates)
         build(model)
+        if model.gates is not None and found is not None:
+            if before is not None:
+                found = carry_gates(found, before, spec, model.gates.spec.start)
+            set_gates(model.gates, found)
         validation = None
         if phase == SEARCH and self.dataset.event_files(SPLITS[1]):
             validation = Validation(self.dataset, self.config.validation)
@@ -92,22 +102,27 @@ class _Run:
         return Loop(trainer, self.dataset, reader, self.config, validation, self.folder, writer, self.display, stage)
 
     def phase(
-        self, start: Progress, epochs: int, saved: Checkpoint | None, gates: Mapping[str, np.ndarray] | None = None
+        self,
+        start: Progress,
+        epochs: int,
+        saved: Checkpoint | None,
+        gates: Mapping[str, np.ndarray] | None = None,
+        before: TwoTowerSpec | None = None,
     ) -> tuple[Loop, Progress]:
         """Run a phase to its end: from `saved` where that is of this phase, else from the start.
 
         At its start, training takes over the `gates` that the search found and the weights to go back to; the refit
-        takes the gates only.
+        takes the gates only, which are of the rows of `before`.
         """
-        loop, progress = self.loop(start.phase), start
-        model = loop.trainer.model
-        if saved is not None and saved.state["phase"] == start.phase:
+        resumed = saved is not None and saved.state["phase"] == start.phase
+        if saved is not None and resumed:
+            loop, progress = self.loop(start.phase, saved_gates(saved.arrays)), Progress.from_json(saved.state)
             loop.restore(saved.arrays)
-            progress = Progress.from_json(saved.state)
-        elif gates is not None and model.gates is not None:
-            set_gates(model.gates, gates)
-            if start.phase == SEARCH:
-                rewind(model, loop.frequencies, self.folder.require(REWIND, "the weights to go back to").arrays)
+        else:
+            loop, progress = self.loop(start.phase, gates, before), start
+            if gates is not None and start.phase == SEARCH:
+                back = self.folder.require(REWIND, "the weights to go back to")
+                rewind(loop.trainer.model, loop.frequencies, back.arrays)
         return loop, loop.run(progress, epochs)
 
 
@@ -147,15 +162,15 @@ def train(
             progress = Progress(SEARCH, saves=found.saves, gate_epochs=found.epochs)
             gates = loop.stage.found() if loop.stage is not None else None
         if saved is not None and phase == REFIT:
-            searched = saved.state["searched"]
+            searched, before = saved.state["searched"], None
         else:
             loop, progress = run.phase(progress, train.epochs, saved, gates)
-            searched, gates = progress.to_json(), _gates_of(loop)
+            searched, gates, before = progress.to_json(), _gates_of(loop), loop.trainer.model.spec
         if train.refit_on_validation and dataset.event_files(SPLITS[1]):
             start = Progress(REFIT, saves=searched["saves"], searched=dict(searched))
             # The refit starts from initial weights, so it also makes up for the epochs before the rewound ones.
             epochs = searched["best_epoch"] + (train.gates.rewind_epoch if train.gates is not None else 0)
-            loop, progress = run.phase(start, epochs, saved, gates)
+            loop, progress = run.phase(start, epochs, saved, gates, before)
         elif searched["best_epoch"]:
             best = folder.require(best_file(searched["best_epoch"]), "the weights of the best epoch")
             assign_variables({"model": loop.variables["model"]}, best.arrays)
@@ -203,7 +218,9 @@ def _write(
     if trained.gates is not None:
         history["gates"] = searched["gate_epochs"]
     for one in loop.trainer.self_supervisions:
-        history.setdefault("self_supervision", {})[one.tower.spec.name] = report(one, dataset)
+        history.setdefault("self_supervision", {})[one.tower.spec.name] = report(
+            one, dataset, trained, settings["seed"]
+        )
     with write_artifact(output, MODEL_KIND, MODEL_FORMAT, {**settings, "parent": None}) as folder:
         export_tower(model.query_tower, folder / "query_tower")
         export_tower(model.item_tower, folder / "item_tower")

@@ -12,7 +12,7 @@ from recsys.dataset_folder import DatasetFolder
 from recsys.errors import UserError
 from recsys.retrieval.checkpoints import CheckpointFolder
 from recsys.retrieval.display import Display
-from recsys.retrieval.gate_search import REWIND, GateStage, rewind_arrays
+from recsys.retrieval.gate_search import REWIND, GateStage, logit_variables, rewind_arrays
 from recsys.retrieval.health import Health
 from recsys.retrieval.input import Batch, training_batches
 from recsys.retrieval.live import LiveTower
@@ -60,6 +60,7 @@ class Loop:
             "frequencies": self.frequencies,
             "queue": list(self.trainer.queue.variables) if self.trainer.queue is not None else [],
             "gates": list(self.stage.optimiser.variables) if self.stage is not None else [],
+            **(logit_variables(model.gates) if model.gates is not None else {}),
         }
 
     def restore(self, arrays: dict[str, np.ndarray]) -> None:

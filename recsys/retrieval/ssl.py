@@ -18,7 +18,8 @@ from recsys.config.train import TrainConfig
 from recsys.dataset_folder import DatasetFolder
 from recsys.errors import UserError
 from recsys.features.spec import Form
-from recsys.retrieval.field_information import field_information
+from recsys.retrieval.field_information import FieldInformation, field_information
+from recsys.retrieval.gates import closed_fields, kept_ids
 from recsys.retrieval.input import Batch, join, tower_columns
 from recsys.retrieval.sampler import UniformSampler
 from recsys.retrieval.softmax import sampled_softmax_loss
@@ -51,10 +52,13 @@ class SelfSupervision(tf.Module):
         draw: Draw,
         seed: int,
         products: tf.DType = tf.float32,
+        closed: frozenset[str] = frozenset(),
     ) -> None:
         """`features` are the tower's static inputs `[ids, …]`; what else it reads is hidden in both views.
 
         `masks` gives each step's pair of masks; None hides nothing. `products` is as for `sampled_softmax_loss`.
+        `closed` are fields of which gates left nothing: zeros in both views, neither hidden nor among the fields that
+        masks are drawn over.
         """
         super().__init__(name=f"{tower.spec.name}_self_supervision")
         self.tower, self.config, self.masks, self.features, self.draw = tower, config, masks, features, draw
@@ -63,8 +67,11 @@ class SelfSupervision(tf.Module):
         self.lists = [
             inputs.name for inputs in tower.spec.inputs if inputs.form is Form.IDS and inputs.name in features
         ]
-        self.visible = visible_fields(tower, features)
-        if masks is not None or len(self.visible) < len(tower.fields):
+        self.visible = visible_fields(tower, features, closed)
+        # Of each of the tower's fields the column in a step's masks, to which always and never are added.
+        others = {field: len(self.visible) + (field in closed) for field in tower.fields}
+        self.columns = [*(others | {field: place for place, field in enumerate(self.visible)}).values()]
+        if masks is not None or len(visible_fields(tower, features)) < len(tower.fields):
             tower.allow_hiding()
 
     def weight(self, step: tf.Tensor) -> tf.Tensor:
@@ -117,21 +124,23 @@ class SelfSupervision(tf.Module):
     def _encode(self, fields: list[dict[str, tf.Tensor]], masks: tf.Tensor) -> tf.Tensor:
         """The views of `masks` `[views, visible fields]`, one after the other: `[views x n, dim]`.
 
-        `fields` are each view's vectors, or one that serves all. What is not visible at all is hidden in any case.
+        `fields` are each view's vectors, or one that serves all. What is not visible is hidden in any case, but closed
+        fields never are.
         """
         vectors = {name: tf.stack([one[name] for one in fields]) for name in fields[0]}
         if self.tower.defaults:
-            places = [
-                self.visible.index(field) if field in self.visible else len(self.visible) for field in self.tower.fields
-            ]
-            hidden = tf.pad(masks, [[0, 0], [0, 1]], constant_values=True)
-            vectors = self.tower.hide(vectors, tf.gather(hidden, places, axis=1)[:, None])
+            always_never = tf.tile(tf.constant([[True, False]]), [tf.shape(masks)[0], 1])
+            hidden = tf.gather(tf.concat([masks, always_never], axis=1), self.columns, axis=1)
+            vectors = self.tower.hide(vectors, hidden[:, None])
         return self.tower.encode({name: tf.reshape(parts, [-1, parts.shape[-1]]) for name, parts in vectors.items()})
 
 
-def visible_fields(tower: Tower, features: Mapping[str, object]) -> tuple[str, ...]:
-    """The fields of a tower that a drawn id has by itself, in the tower's order: the id and static features."""
-    return tuple(field for field in tower.fields if field == tower.spec.id_column or field in features)
+def visible_fields(
+    tower: Tower, features: Mapping[str, object], closed: frozenset[str] = frozenset()
+) -> tuple[str, ...]:
+    """The fields of a tower that a drawn id has by itself, in the tower's order: the id and open static features."""
+    own = {tower.spec.id_column, *features} - closed
+    return tuple(field for field in tower.fields if field in own)
 
 
 def make_masks(config: SslConfig, information: np.ndarray, identity: int | None) -> Masks | None:
@@ -154,29 +163,43 @@ def self_supervisions(
 ) -> tuple[SelfSupervision, ...]:
     """The self-supervisions that the configuration asks for and that weigh anything.
 
-    Raises UserError where a tower has too few fields to hide.
+    Where the model has hard gates, they are those of what its gates left open as they are now. Raises UserError where a
+    tower has too few fields to hide.
     """
     towers = {"ssl": (model.item_tower, config.ssl), "query_ssl": (model.query_tower, config.query_ssl)}
     return tuple(
-        _self_supervision(dataset, tower, one, config, f"train.{section}", seed)
+        _self_supervision(dataset, model, tower, one, config, f"train.{section}", seed)
         for section, (tower, one) in towers.items()
         if one is not None and one.weight
     )
 
 
 def _self_supervision(
-    dataset: DatasetFolder, tower: Tower, config: SslConfig, train: TrainConfig, section: str, seed: int
+    dataset: DatasetFolder,
+    model: TwoTower,
+    tower: Tower,
+    config: SslConfig,
+    train: TrainConfig,
+    section: str,
+    seed: int,
 ) -> SelfSupervision:
     side = Side(tower.spec.id_column)
     features = tower_columns(dataset, tower.spec, side).joined
-    visible = visible_fields(tower, features)
+    closed = closed_fields(model.gates, model.spec) if model.gates is not None else frozenset()
+    visible = visible_fields(tower, features, closed)
+    if len(visible) < LEAST_FIELDS and len(visible_fields(tower, features)) >= LEAST_FIELDS:
+        raise UserError(
+            f"{section}: views of {side.value}s need at least {LEAST_FIELDS} fields (the id counts), but the search "
+            f"for gates left only {list(visible)} of the {tower.spec.name} tower's; lower train.gates.kappa (or "
+            f"penalty), name other fields in train.gates.fields, or leave {section} out."
+        )
     if len(visible) < LEAST_FIELDS:
         raise UserError(
             f"{section}: views of {side.value}s need at least {LEAST_FIELDS} fields that they have by themselves (the "
             f"id counts), but the {tower.spec.name} tower reads {list(visible)}; add fields to "
             f"model.{tower.spec.name}.features or leave {section} out."
         )
-    information = field_information(dataset, visible, side)
+    information = _information(dataset, model, visible, side, seed)
     entities = dataset.items if side is Side.ITEM else dataset.users
     sampler = UniformSampler(len(entities), config.batch_size or train.batch_size, named_seed(seed, f"{section}/draw"))
     return SelfSupervision(
@@ -187,12 +210,20 @@ def _self_supervision(
         lambda step, batch: sampler(step),
         named_seed(seed, f"{section}/views"),
         tf.as_dtype(train.loss.precision),
+        closed,
     )
 
 
-def report(one: SelfSupervision, dataset: DatasetFolder) -> dict[str, object]:
+def _information(
+    dataset: DatasetFolder, model: TwoTower, visible: tuple[str, ...], side: Side, seed: int
+) -> FieldInformation:
+    kept = kept_ids(model.gates, model.spec) if model.gates is not None else {}
+    return field_information(dataset, visible, side, kept, named_seed(seed, "information"))
+
+
+def report(one: SelfSupervision, dataset: DatasetFolder, model: TwoTower, seed: int) -> dict[str, object]:
     """What training.json says of a self-supervision: its fields, their mutual information, what is hidden together."""
-    found = field_information(dataset, one.visible, Side(one.tower.spec.id_column))
+    found = _information(dataset, model, one.visible, Side(one.tower.spec.id_column), seed)
     if one.config.method != "cfm":
         return found.to_json()
     return found.to_json(correlated_sets(found.matrix, last_of(one.config, found.identity)))

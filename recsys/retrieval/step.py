@@ -12,6 +12,7 @@ from recsys.errors import UserError
 from recsys.features.gate_optimiser import GateOptimiser
 from recsys.features.ragged import as_ragged
 from recsys.retrieval.candidate_queue import CandidateQueue, Candidates
+from recsys.retrieval.gate_search import occurrences
 from recsys.retrieval.input import Batch, join
 from recsys.retrieval.log_q import LogQ
 from recsys.retrieval.softmax import sampled_softmax_loss
@@ -122,7 +123,7 @@ class Trainer(tf.Module):
         self.optimiser.learning_rate.assign(learning_rate)
         self.optimiser.apply_gradients(zip(gradients[: len(variables)], variables, strict=True))
         if self.gates is not None:
-            self.gates.apply(gradients[len(variables) :])
+            self.gates.apply(gradients[len(variables) :], occurrences(self.model, batch))
         if self.queue is not None:
             self.queue.push(candidates, tf.random.fold_in(seed, 3))
         self.step.assign_add(1)

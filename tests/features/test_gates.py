@@ -7,7 +7,7 @@ from recsys._tensorflow import tf
 from recsys.config.gates import GatesConfig
 from recsys.errors import UserError
 from recsys.features.embedding import EmbeddingTable
-from recsys.features.gate_optimiser import GateOptimiser
+from recsys.features.gate_optimiser import GateOptimiser, Occurrences
 from recsys.features.gate_schedule import GateSearch, require_closable, unused_gate
 from recsys.features.gates import Gates, open_share
 from recsys.features.pruning import CLOSED_ROW, prune_table, pruned_rows
@@ -81,16 +81,17 @@ def test_both_gradients_are_those_of_finite_differences():
     np.testing.assert_allclose((start - gates.logits.numpy()) * 1e4, slope(loss) + slope(price), rtol=2e-2, atol=2e-3)
 
 
-def adam_oracle(search: GateSearch, temperature, gradients, dense):
-    """Row by row in float64; a gate's clock counts its own updates."""
+def adam_oracle(search: GateSearch, temperature, gradients, dense, shares=None):
+    """Row by row in float64; a gate's clock counts its own updates. `shares` `[steps][rows]` are those of the price."""
     rows = len(gradients[0])
     logit, mean, square, updates = (np.full(rows, search.start), np.zeros(rows), np.zeros(rows), np.zeros(rows))
-    for gradient in gradients:
+    for step, gradient in enumerate(gradients):
         for row in range(rows):
-            if not dense and gradient[row] is None:
+            share = shares[step][row] if shares is not None else 1.0
+            if not dense and gradient[row] is None and (shares is None or not share):
                 continue
             soft = 1 / (1 + np.exp(-temperature * logit[row]))
-            slope = (gradient[row] or 0.0) + search.penalty * temperature * soft * (1 - soft)
+            slope = (gradient[row] or 0.0) + share * search.penalty * temperature * soft * (1 - soft)
             updates[row] += 1
             mean[row] = 0.9 * mean[row] + 0.1 * slope
             square[row] = 0.999 * square[row] + 0.001 * slope**2
@@ -115,6 +116,47 @@ def test_the_optimiser_equals_plain_numpy(dense: bool):
         optimiser.apply([tf.IndexedSlices(tf.constant(values), tf.constant(rows), tf.constant([6]))])
     np.testing.assert_allclose(gates.logits, adam_oracle(SEARCH, 2.0, plain, dense), atol=1e-4)
     assert (gates.logits.numpy()[5] == 0.5) is not dense or gates.logits.numpy()[5] < 0.5
+
+
+def test_occurrences_are_priced_by_their_share_of_the_batch():
+    """Against plain NumPy: a row with only a gradient (of a second loss) has no price, one twice in the batch two."""
+    rng = np.random.default_rng(4)
+    gates = soft_gates([0.5] * 7, 2.0)
+    optimiser = GateOptimiser([gates], SEARCH, dense=False)
+    plain, shares = [], []
+    for _ in range(30):
+        rows, seen = rng.integers(0, 5, 4), rng.integers(1, 6, 9)  # row 0 is never in the batch, 5 has no gradient
+        values = rng.normal(0, 0.01, 4).astype(np.float32)
+        plain.append([values[rows == row].sum() if (rows == row).any() else None for row in range(7)])
+        shares.append([(seen == row).sum() / 4 for row in range(7)])
+        slices = tf.IndexedSlices(tf.constant(values), tf.constant(rows), tf.constant([7]))
+        optimiser.apply([slices], [Occurrences(tf.constant(seen), tf.constant(4))])
+    np.testing.assert_allclose(gates.logits, adam_oracle(SEARCH, 2.0, plain, False, shares), atol=1e-4)
+    assert gates.logits.numpy()[6] == 0.5 > gates.logits.numpy()[5]
+
+
+def test_lazy_gates_judge_values_by_their_worth_an_occurrence():
+    """Two values worth the same an occurrence, one in half of the rows and one in a sixty-fourth: both stay or neither.
+
+    Dense gates keep the frequent one alone: to them a value is worth what it is worth times how often it occurs.
+    """
+    batch, frequent = 64, 32
+
+    def search(worth: float, *, dense: bool) -> np.ndarray:
+        gates = soft_gates([0.5, 0.5], 1.0)
+        optimiser = GateOptimiser([gates], change(penalty=0.002 if dense else 0.01, learning_rate=0.03), dense=dense)
+        for _ in range(50):
+            soft = 1 / (1 + np.exp(-gates.logits.numpy()))
+            rows = np.array([0] * frequent + [1])
+            values = (-worth * soft * (1 - soft))[rows].astype(np.float32) / batch
+            slices = tf.IndexedSlices(tf.constant(values), tf.constant(rows), tf.constant([2]))
+            seen = None if dense else [Occurrences(tf.constant(rows), tf.constant(batch))]
+            optimiser.apply([slices], seen)
+        return gates.logits.numpy() > 0
+
+    assert search(0.02, dense=False).tolist() == [True, True]
+    assert search(0.005, dense=False).tolist() == [False, False]
+    assert search(0.02, dense=True).tolist() == [True, False]
 
 
 def test_gates_without_rows_are_in_every_step():

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys._tensorflow import tf
-from recsys.ingestion.statistics import mutual_information
+from recsys.encoding.information import mutual_information
 from recsys.retrieval.views import correlated_masks, correlated_sets, drop_values, random_masks
 from recsys.schema import FIRST_VALUE_ID, Field, Kind, Schema, Side
 
