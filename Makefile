@@ -40,6 +40,7 @@ acceptance: venv flink  ## The runs behind docs/evidence (hours, real data neede
 	$(BIN)/python benchmarks/ssl_acceptance.py --evidence
 	$(foreach data,ml-100k simulator,$(BIN)/python benchmarks/ssl_ablation.py --data $(data) --evidence &&) true
 	$(foreach data,ml-100k simulator,$(BIN)/python benchmarks/sampling_correction.py --data $(data) --evidence &&) true
+	$(foreach data,synthetic ml-100k,$(BIN)/python benchmarks/tower_gates.py --data $(data) --evidence &&) true
 	$(BIN)/python benchmarks/optfs_planted_noise.py --evidence
 	$(foreach data,frappe ml-100k globo-news simulator,$(BIN)/python benchmarks/quality_ranking.py --data $(data) --evidence &&) true
 

@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,13 @@ from benchmarks.parts.retrieval_cells import CUT_OFFS, SLICES, Cell  # noqa: E40
 from recsys.artifacts import write_atomic  # noqa: E402
 
 RUNS = Path("runs") / "tower-gates"
+DATA = ("ml-100k", "synthetic")
 
 
 def main() -> None:
     """Run the missing cells, print the tables, write what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", choices=("ml-100k", "synthetic"), default="ml-100k")
+    parser.add_argument("--data", choices=DATA, default=DATA[0])
     parser.add_argument("--seeds", type=int, default=3, help="seeds 1 to N (default 3)")
     parser.add_argument("--quick", action="store_true", help="two arms, one seed, one epoch: shows that it runs")
     parser.add_argument("--json", type=Path, help="write the figures here")
@@ -89,16 +91,16 @@ def on_planted(seeds: list[int], quick: bool, console: Console) -> tuple[dict[st
     console.print(planted.tuning_table(tried, base))
     chosen = [planted.choose(cells, base) for cells in tried.values()]
     arms = {arm.name: arm for arm in chosen}
-    if not quick:
-        dense = Arm("value-dense", next(arm.kappa for arm in chosen if arm.mode == "value-dense"), ssl=True)
-        arms = {NONE: Arm(), ORACLE: Arm(planted=False), **arms, NONE_SSL: Arm(ssl=True), dense.name: dense}
-    else:
-        arms = {NONE: Arm(), **arms}
+    dense = next((arm for arm in chosen if arm.mode == "value-dense"), None)
+    arms = {NONE: Arm(), **arms}
+    if dense is not None:
+        with_ssl = replace(dense, ssl=True)
+        arms |= {ORACLE: Arm(planted=False), NONE_SSL: Arm(ssl=True), with_ssl.name: with_ssl}
     results: dict[str, list[Cell]] = {name: [bench.cell(arm, seed) for seed in seeds] for name, arm in arms.items()}
     best = planted.best_mode({arm.name: results[arm.name] for arm in chosen}, results[NONE])
-    if not quick and arms[best].mode != "field":
-        control = [bench.most_frequent(cell, seed) for cell, seed in zip(results[best], seeds, strict=True)]
-        results[f"{FREQUENT} as {best}"] = control
+    if dense is not None:
+        control = [bench.most_frequent(cell, seed) for cell, seed in zip(results[dense.name], seeds, strict=True)]
+        results[f"{FREQUENT} as {dense.name}"] = control
     console.print(planted.table(results))
     console.print(f"best mode by validation: {best}", highlight=False)
     context = {
@@ -149,6 +151,9 @@ def write_evidence(data: str, document: str, by_seed: list[str], config: dict[st
         "",
     ]
     write_atomic(folder / f"{data}.md", "\n".join(lines).encode())
+    there = [name for name in DATA if (folder / f"{name}.md").is_file()]
+    index = ["# Gates in the towers", "", *(f"- [{name}]({name}.md)" for name in there), "- [notes](NOTES.md)", ""]
+    write_atomic(folder / "README.md", "\n".join(index).encode())
     write_atomic(folder / f"{data}.json", document.encode())
     write_atomic(folder / f"{data}.yaml", yaml.safe_dump(json.loads(json.dumps(config)), sort_keys=False).encode())
 

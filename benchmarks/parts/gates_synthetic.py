@@ -58,8 +58,7 @@ TEMPERATURE = 0.07
 class GateArm:
     """One way of choosing features. `mode` None: no gates, over all fields or the `useful` ones alone.
 
-    `ssl`: masked self-supervision in the search, `reaches` says whether its gradient gets to the gates; `ssl_after`:
-    in the training after it too.
+    `ssl`: masked self-supervision in the search, `reaches` says whether its gradient gets to the gates.
     """
 
     mode: Literal["field", "value-lazy", "value-dense"] | None = None
@@ -67,7 +66,6 @@ class GateArm:
     useful: bool = False
     ssl: bool = False
     reaches: bool = True
-    ssl_after: bool = False
     frequent: bool = False
     """The control: as many of the most frequent values as the search kept, over all fields."""
 
@@ -126,7 +124,7 @@ class Found:
 
 
 def search(data: Data, arm: GateArm, seed: int) -> Found:
-    """The search of an arm with gates; `ssl_after` and `frequent` change nothing in it."""
+    """The search of an arm with gates; `frequent` changes nothing in it."""
     spec, config = model_spec(arm), search_config(arm)
     model = TwoTower(spec, seed, make_gates(gate_spec(spec, config), spec.tables, hard=False))
     build(model)
@@ -152,7 +150,7 @@ def train_arm(
     if found is None:
         model = TwoTower(spec, seed)
         build(model)
-        _run(model, data, seed, epochs, _self_supervised(arm, model, data, seed) if arm.ssl_after else ())
+        _run(model, data, seed, epochs)
         return model, {}
     logits = most_frequent(data, found.logits) if arm.frequent else found.logits
     gates = make_gates(gate_spec(spec, search_config(arm)), spec.tables, hard=True)
@@ -160,10 +158,9 @@ def train_arm(
     build(model)
     if arm.ssl:
         model.item_tower.allow_hiding()  # the rewound state has the default embeddings
-    views = _self_supervised(arm, model, data, seed) if arm.ssl_after else ()
     set_gates(gates, logits)
     rewind(model, [], found.back)
-    _run(model, data, seed, epochs, views)
+    _run(model, data, seed, epochs)
     return model, shares(logits, spec)
 
 
@@ -173,10 +170,11 @@ def search_config(arm: GateArm) -> GatesConfig:
 
 
 def shares(logits: dict[str, np.ndarray], spec: TwoTowerSpec) -> dict[str, float]:
-    """By field the share of values kept; for gates of fields 1 or 0."""
+    """By field the share of values kept; where fields are gated, that of the two towers, whose gates are their own."""
     if "gates_item_fields" in logits:
         names = [inputs.name for inputs in spec.item.inputs]
-        return {name: float(stays) for name, stays in zip(names, kept(logits["gates_item_fields"]), strict=True)}
+        stays = (kept(logits["gates_item_fields"]) + kept(logits["gates_query_fields"]).astype(float)) / 2
+        return dict(zip(names, stays.tolist(), strict=True))
     return {name: float(kept(logits[f"gates_{name}"])[FIRST_VALUE_ID:].mean()) for name in sizes()}
 
 

@@ -29,6 +29,7 @@ ARMS: dict[str, GateArm] = {
     DENSE: GateArm("value-dense", 3e-4),
     WITH_SSL: GateArm("value-dense", 3e-4, ssl=True),
     BLOCKED: GateArm("value-dense", 3e-4, ssl=True, reaches=False),
+    "lazy 3e-3": GateArm("value-lazy", 3e-3),
     LAZY: GateArm("value-lazy", 1e-2),
     "lazy 3e-2": GateArm("value-lazy", 3e-2),
     FIELD: GateArm("field", 1e-2),
@@ -90,7 +91,7 @@ def _cell(
         return json.loads(file.read_text())
     started = time.monotonic()
     data = noisy_data(seed)
-    same = replace(arm, frequent=False, ssl_after=False)
+    same = replace(arm, frequent=False)
     if arm.mode is not None and same not in searched:
         searched[same] = search(data, arm, seed)
     model, shares = train_arm(data, arm, seed, searched.get(same), epochs)
