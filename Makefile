@@ -35,6 +35,7 @@ test: venv  ## Lint, types and all tests
 
 acceptance: venv flink  ## The runs behind docs/evidence (hours, real data needed); each goes on where it was stopped
 	$(BIN)/python benchmarks/ingest.py --evidence
+	$(BIN)/python benchmarks/train_retrieval.py --evidence
 	$(BIN)/python benchmarks/train_ranking.py --evidence
 	$(foreach data,ml-100k globo-news gowalla,$(BIN)/python benchmarks/quality_retrieval.py --data $(data) --evidence &&) true
 	$(BIN)/python benchmarks/ssl_acceptance.py --evidence

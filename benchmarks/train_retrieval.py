@@ -1,6 +1,6 @@
 """Training: examples a second beside other loops, the loss beside its matrix products, and what each option costs.
 
-    python benchmarks/train_retrieval.py [--quick] [--json FILE]
+    python benchmarks/train_retrieval.py [--quick] [--json FILE] [--evidence]
 
 Beside others: same model (user id + mean of the history; item id + category; sums, L2-normalised), same rows, same
 initial weights, same loss (exact logQ, accidental hits masked) and same optimiser (Adagrad) everywhere. The tutorial
@@ -29,6 +29,7 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.parts.evidence import surroundings, write_speed_evidence  # noqa: E402
 from benchmarks.parts.train_data import write_training_data  # noqa: E402
 from benchmarks.parts.train_loss import time_losses  # noqa: E402
 from benchmarks.parts.train_memory import growth_mib  # noqa: E402
@@ -37,6 +38,7 @@ from benchmarks.parts.train_peers import PEERS, end_to_end, first_losses, ours, 
 from recsys._tensorflow import tf  # noqa: E402
 from recsys.dataset_folder import DatasetFolder  # noqa: E402
 
+EVIDENCE = "speed-train-retrieval"
 SEED = 1
 BATCHES = (1024, 4096, 8192)
 MEMORY_BATCHES = (1024, 4096, 16_384, 65_536)
@@ -48,9 +50,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer rows, repeats and options; batch 4096 alone")
     parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--evidence", action="store_true", help=f"write docs/evidence/{EVIDENCE}/")
     options = parser.parse_args()
     tf.config.experimental.enable_op_determinism()
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = Console(width=None if sys.stdout.isatty() else 120, record=True)
     batches = BATCHES[1:2] if options.quick else BATCHES
     rows, passes, steps, repeats = (66_000, 1, 4, 3) if options.quick else (150_000, 3, 20, 15)
     peers = (PEERS / ".ready").exists()
@@ -88,7 +91,7 @@ def main() -> None:
         sys.exit("the losses differ by more than 1e-5")
     if not peers:
         console.print("PyTorch was not run: there is no .venv-peers ('make venv-peers' makes it, 5 GB).")
-    if options.json:
+    if options.json or options.evidence:
         costs = Options.ratios(times)
         figures = {
             "ours_over_tutorial_loop_4096": rates[BATCH]["ours"] / rates[BATCH]["tutorial"],
@@ -101,10 +104,9 @@ def main() -> None:
         }
         if torch_runs:
             figures["ours_over_pytorch_4096"] = rates[BATCH]["ours"] / torch_runs[str(BATCH)]["examples_per_second"]
-        context = {
+        context = surroundings() | {
             "quick": options.quick,
             "rows": rows,
-            "cores": os.cpu_count(),
             "examples_per_second": {str(batch): rate for batch, rate in rates.items()},
             "pytorch": torch_runs,
             "milliseconds_loss_4096": {str(dim): ms for dim, ms in alone.items()},
@@ -113,7 +115,12 @@ def main() -> None:
             "memory_mib": {str(batch): mib for batch, mib in memory.items()},
             "losses": losses,
         }
-        options.json.write_text(json.dumps({"figures": figures, "context": context}, indent=1) + "\n", encoding="utf-8")
+        document = {"figures": figures, "context": context}
+    if options.json:
+        options.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    if options.evidence:
+        notes = "Synthetic rows; every loop has the same model, rows, initial weights, loss and optimiser."
+        write_speed_evidence(EVIDENCE, "Speed of training the towers", notes, console.export_text(), document)
 
 
 def _products(ms: dict[str, float]) -> float:
