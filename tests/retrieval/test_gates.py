@@ -17,6 +17,7 @@ from recsys.config.model import ModelConfig
 from recsys.dataset_folder import DatasetFolder
 from recsys.errors import UserError
 from recsys.retrieval.checkpoints import CheckpointFolder
+from recsys.retrieval.export import export_tower
 from recsys.retrieval.gate_search import REWIND
 from recsys.retrieval.gates import gate_spec, make_gates, open_shares
 from recsys.retrieval.live import LiveTower, build
@@ -143,6 +144,37 @@ def test_a_closed_value_is_no_other_kind_of_absence(tiny_dataset: Path):
         assert min(np.abs(a - b).max() for place, a in enumerate(kinds) for b in kinds[:place]) > 1e-3
         vectors = LiveTower(tower)({name: np.array(values) for name, values in row.items()})
         assert len(np.unique(vectors.round(5), axis=0)) == 4
+
+
+def test_the_exported_tower_keeps_masked_closed_missing_and_unseen_apart(tiny_dataset: Path, tmp_path: Path):
+    """Through the SavedModel: a closed colour gives the vector of a model without gates whose row for it is zeros."""
+    spec = spec_of(tiny_dataset, {"item_id": {"use": False}, "item": {"combine": "sum", "feature_dropout": 0.1}})
+    model = gated_model(spec, hard=True, mode="value-lazy", fields=["colour", "tags"])
+    close(model, 0.0)
+    gates = model.gates.tables["colour"]
+    gates.logits.assign(tf.tensor_scatter_nd_update(gates.logits, [[3]], [-1.0]))
+    plain = TwoTower(spec, 1)
+    build(plain)
+    for target, source in zip(plain.trainable_variables, model.trainable_variables, strict=True):
+        target.assign(source)
+    for name in ("colour", "tags"):
+        table = plain.embedding_tables[name].table
+        table.assign(table * gates.scale)
+    table = plain.embedding_tables["colour"].table
+    table.assign(tf.tensor_scatter_nd_update(table, [[3]], tf.zeros([1, table.shape[1]])))
+    export_tower(prune(model).item_tower, tmp_path / "item_tower")
+    exported = load_tower(tmp_path / "item_tower")
+    colours = [4, MISSING_ID, UNSEEN_ID, 3, 99]
+    row = {"item": [3] * 5, "colour": colours, "tags": [[3]] * 5, "price": [20.0] * 5}
+    arrays = {name: np.array(values, np.float32 if name == "price" else np.int32) for name, values in row.items()}
+    found = exported(arrays)
+    np.testing.assert_allclose(found, LiveTower(plain.item_tower)(arrays), atol=1e-5)
+    np.testing.assert_array_equal(found[4], found[2])  # an id that no table knows is unseen
+    tower = model.item_tower
+    shown = tower.field_vectors({name: tf.constant(values) for name, values in arrays.items()}, None)
+    masked = tower.encode(tower.hide(shown, tf.constant([[True, False, False]]))).numpy()[0]
+    kinds = [*found[:4], masked]
+    assert min(np.abs(a - b).max() for place, a in enumerate(kinds) for b in kinds[:place]) > 1e-3
 
 
 def test_closed_tags_do_not_count_in_the_mean(tiny_dataset: Path):
