@@ -26,6 +26,7 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.parts.evidence import command  # noqa: E402
 from benchmarks.parts.planted_noise import NAMES, TOTAL, Truth, write_planted_noise  # noqa: E402
 from recsys.artifacts import fingerprint, write_atomic  # noqa: E402
 from recsys.config.ranking import RankingConfig  # noqa: E402
@@ -318,7 +319,7 @@ def _write_evidence(
     lines = [
         "# OptFS on planted noise",
         "",
-        f"    python benchmarks/optfs_planted_noise.py {' '.join(sys.argv[1:])}",
+        f"    {command()}",
         "",
         "Data: benchmarks/parts/planted_noise.py makes it from a seed (90,000 rows, 70/15/15; 4,780 values of 11 "
         "fields, 130 of them live). Every cell and the checksum of its data: figures.json; settings: config.yaml. "

@@ -21,6 +21,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.parts.evidence import command
 from benchmarks.parts.planting import PLANTED, plant
 from benchmarks.parts.ranking_cells import Cell, kept_ratio_of, run_cell
 from benchmarks.parts.ranking_recipes import BACKBONES, PLANT_IN, RECIPES, Recipe
@@ -269,7 +270,7 @@ def write_evidence(data: str, results: dict[str, list[dict[str, Any]]], document
     lines = [
         f"# Rankers on {data}" + (f" ({NOTE[data]})" if data in NOTE else ""),
         "",
-        f"    python benchmarks/quality_ranking.py {' '.join(sys.argv[1:])}",
+        f"    {command()}",
         "",
         "Checksums of the raw files, every cell and every set of values tried are in figures.json, the resolved "
         "configuration of each backbone in config.yaml. How the settings were found: tuning.md. Seconds are of the "

@@ -21,7 +21,7 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.parts.evidence import surroundings_line  # noqa: E402
+from benchmarks.parts.evidence import command, surroundings_line  # noqa: E402
 from recsys.artifacts import write_atomic  # noqa: E402
 from recsys.config import Config, load_config  # noqa: E402
 from recsys.evaluation.table import label  # noqa: E402
@@ -212,7 +212,7 @@ def write_evidence(
     lines = [
         f"# Retrieval quality on {data}",
         "",
-        f"    python benchmarks/quality_retrieval.py {' '.join(sys.argv[1:])}",
+        f"    {command()}",
         "",
         "Checksums of the raw files and the figures are in figures.json, the resolved configuration of seed 1 in "
         "config.yaml (the other seeds differ in `seed`, `workdir` and in leaving the baselines out). How the "

@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.parts import ssl_synthetic as synthetic  # noqa: E402
+from benchmarks.parts.evidence import command  # noqa: E402
 from benchmarks.parts.ssl_synthetic import SLICES, Arm, make_data, recalls, train_arm  # noqa: E402
 from recsys._tensorflow import keras  # noqa: E402
 from recsys.artifacts import fingerprint, write_atomic  # noqa: E402
@@ -210,7 +211,7 @@ def write_evidence(
     lines = [
         "# Self-supervision on synthetic data",
         "",
-        f"    python benchmarks/ssl_acceptance.py {' '.join(sys.argv[1:])}",
+        f"    {command()}",
         "",
         "Data and settings: benchmarks/parts/ssl_synthetic.py; every cell and all constants: figures.json. NOTES.md "
         "says where and why the figures differ from the specification's.",

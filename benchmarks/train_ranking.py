@@ -69,7 +69,7 @@ MODEL = {"embedding_dim": 16, "initial_scale": 0.05, "hidden": [256, 128], "cros
 SEARCH = GateSearch(0.5, 1e-6, 200.0, 6, 1000, 3e-3, 1e-8)
 CANDIDATES = 200
 PEERS = ROOT / ".venv-peers"
-EVIDENCE = "ranking-speed"
+EVIDENCE = "speed-train-ranking"
 
 
 def trainer_of(spec: RankerSpec, sizes: np.ndarray | None = None) -> Trainer:

@@ -33,14 +33,22 @@ def surroundings_line() -> str:
     return f"Run at commit {commit} on {cores} cores, with {', '.join(f'{name} {one}' for name, one in found.items())}."
 
 
+def command() -> str:
+    """What was typed, less where the figures were to go besides."""
+    words = sys.argv[1:]
+    if "--json" in words:
+        place = words.index("--json")
+        words = words[:place] + words[place + 2 :]
+    return " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words])
+
+
 def write_speed_evidence(name: str, title: str, notes: str, printed: str, document: Mapping[str, Any]) -> Path:
     """docs/evidence/<name>/: README.md with the command, the machine and what was printed, and figures.json."""
     folder = ROOT / "docs" / "evidence" / name
-    script = Path(sys.argv[0]).name
     lines = [
         f"# {title}",
         "",
-        f"    python benchmarks/{script} {' '.join(sys.argv[1:])}",
+        f"    {command()}",
         "",
         surroundings_line(),
         notes,

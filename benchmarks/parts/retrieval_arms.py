@@ -1,7 +1,6 @@
 """Arms of an experiment on the towers beside each other: data with its shipped configuration, table, evidence."""
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.parts.evidence import command
 from benchmarks.parts.retrieval_cells import CUT_OFFS, SLICES, Cell, CellBench, spread, values
 from recsys.artifacts import write_atomic
 from recsys.config import Config, load_config
@@ -75,7 +75,7 @@ def write_evidence(
     lines = [
         f"# {title}",
         "",
-        f"    python benchmarks/{Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}",
+        f"    {command()}",
         "",
         f"{about}: config.yaml. Checksums of the raw files and all figures, those of validation too: figures.json. "
         "What the figures say: NOTES.md.",

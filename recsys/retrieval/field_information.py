@@ -35,11 +35,12 @@ class FieldInformation:
 def field_information(
     dataset: DatasetFolder, fields: tuple[str, ...], side: Side, kept: Mapping[str, np.ndarray], seed: int
 ) -> FieldInformation:
-    """Mutual information `[fields, fields]` in nats from the data set's statistics; the id's with a field is all of it.
+    """Mutual information `[fields, fields]` in nats from the data set's statistics.
 
-    Where gates closed values of a field, `kept[field]` `[ids] bool` says which are left, and all is measured anew on
-    what the model still sees: closed values are one value, and none in a list beside others. `seed` is that of the
-    measurement's shuffle. Raises UserError where the data set was made without statistics.
+    The id's with a field is all of that field, with itself log of the number of ids. Where gates closed values of a
+    field, `kept[field]` `[ids] bool` says which are left, and all is measured anew on what the model still sees: closed
+    values are one value, and none in a list beside others. `seed` is that of the measurement's shuffle. Raises
+    UserError where the data set was made without statistics.
     """
     if any(not np.all(stays) for stays in kept.values()):
         found = _anew(dataset, fields, side, kept, seed)
@@ -59,6 +60,8 @@ def field_information(
             elif one in place or other in place:
                 matrix[row, column] = found["id"][place[one if one in place else other]]
     identity = fields.index(side.value) if side.value in fields else None
+    if identity is not None:  # its entropy: each thing has an id of its own
+        matrix[identity, identity] = np.log(len(dataset.items if side is Side.ITEM else dataset.users))
     return FieldInformation(fields, matrix, identity)
 
 

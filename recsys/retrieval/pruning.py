@@ -19,7 +19,7 @@ from recsys.retrieval.gates import TowerGates
 from recsys.retrieval.live import build
 from recsys.retrieval.spec import TowerSpec, TwoTowerSpec
 from recsys.retrieval.towers import NUMBER_WIDTH, Tower, TwoTower
-from recsys.schema import PADDING_ID
+from recsys.schema import PADDING_ID, USER
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,8 @@ def plan_pruning(spec: TwoTowerSpec, gates: TowerGates) -> Pruning:
     query, item = without_closed(spec.query), without_closed(spec.item)
     read = {inputs.table for tower in (query, item) for inputs in tower.inputs}
     read |= {tower.id_column for tower in (query, item) if tower.identity.use}
+    if spec.audience is not None:
+        read.add(USER)
     tables: list[TableSpec] = [
         pruned[table.name][0] if table.name in pruned else table for table in spec.tables if table.name in read
     ]
@@ -121,4 +123,6 @@ def _still_read(source: Tower, target: Tower, *, numbers: bool) -> np.ndarray:
         if number or not numbers:
             parts = len(source.pools.get(inputs.name, (inputs.name,)))
             stays += [inputs.name in target.fields] * (NUMBER_WIDTH if number else parts * source.model.embedding_dim)
+    if source.audience is not None and not numbers:
+        stays += [True] * source.model.embedding_dim
     return np.array(stays, bool)

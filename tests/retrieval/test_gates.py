@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +17,14 @@ from recsys.config.gates import GatesConfig
 from recsys.config.model import ModelConfig
 from recsys.dataset_folder import DatasetFolder
 from recsys.errors import UserError
+from recsys.features.spec import audience_spec
 from recsys.retrieval.checkpoints import CheckpointFolder
 from recsys.retrieval.export import export_tower
 from recsys.retrieval.gate_search import REWIND
 from recsys.retrieval.gates import gate_spec, make_gates, open_shares
 from recsys.retrieval.live import LiveTower, build
 from recsys.retrieval.pruning import prune
-from recsys.retrieval.shards import scan_positives
+from recsys.retrieval.shards import positive_pairs, scan_positives
 from recsys.retrieval.spec import TwoTowerSpec, two_tower_spec
 from recsys.retrieval.towers import TwoTower
 from recsys.schema import MISSING_ID, UNSEEN_ID
@@ -75,6 +77,21 @@ def random_rows(spec: TwoTowerSpec, side: str, rows: int = ROWS) -> dict[str, np
             values = rng.normal(20, 5, rows).astype(np.float32)
             columns[inputs.name] = np.where(rng.random(rows) < 0.1, np.float32(np.nan), values)
     return columns
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_an_items_users_say_is_exported_too(tiny_dataset: Path, mode: str):
+    """Of a tower that concatenates, behind the fields of which some were closed."""
+    dataset = DatasetFolder.open(tiny_dataset)
+    events = scan_positives(dataset, ("train",))
+    spec = two_tower_spec(dataset, ModelConfig(item_audience=True), events.counts)
+    spec = replace(spec, audience=audience_spec(*positive_pairs(events), len(events.counts["item"])))
+    model = gated_model(spec, hard=True, mode=mode)
+    close(model, 0.35)
+    rows = random_rows(spec, "item")
+    rows["item"] = np.minimum(rows["item"], len(events.counts["item"]) - 1)
+    trained, exported = (LiveTower(one.item_tower)(rows) for one in (model, prune(model)))
+    assert np.abs(trained - exported).max() < 1e-4
 
 
 def close(model: TwoTower, share: float, seed: int = 3) -> None:

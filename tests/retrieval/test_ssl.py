@@ -317,6 +317,7 @@ def test_the_job_trains_with_it_and_exports_without_masks(tiny_dataset: Path, tm
     report = json.loads((tmp_path / "model" / "training.json").read_text())["self_supervision"]["item"]
     assert report["fields"] == ["item", "colour", "tags", "price"]
     assert report["mutual_information"][0][1:] == [0.69, 0.35, 2.2]
+    assert report["mutual_information"][0][0] == pytest.approx(np.log(len(DatasetFolder.open(tiny_dataset).items)))
     assert report["hidden_together"]["colour"] == ["item", "colour", "tags"], "the id tells all about a colour"
     assert report["hidden_together"]["item"] == ["item", "colour", "price"], "the id with what says most of it"
     dataset = DatasetFolder.open(tiny_dataset)
