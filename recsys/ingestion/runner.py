@@ -4,7 +4,9 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, TextIO
 
 from recsys.config.ingest import IngestConfig
@@ -55,6 +57,25 @@ def _is_standard_error(stream: TextIO) -> bool:
         return False
 
 
+def let_workers_hang_up() -> None:
+    """Let Beam's workers in threads of this process end unheard once their job server is gone.
+
+    After every job it cancels their calls, and each thread would print that as a traceback, at any time from then on.
+    """
+    now = threading.excepthook
+    if not (isinstance(now, partial) and now.func is _told_unless_hung_up):
+        threading.excepthook = partial(_told_unless_hung_up, now)
+
+
+def _told_unless_hung_up(heard: Callable[[threading.ExceptHookArgs], Any], failed: threading.ExceptHookArgs) -> None:
+    import grpc
+
+    error = failed.exc_value
+    code = error.code() if isinstance(error, grpc.RpcError) and hasattr(error, "code") else None
+    if code not in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE):
+        heard(failed)
+
+
 @contextlib.contextmanager
 def pipeline_options(config: IngestConfig) -> Iterator[Any]:
     """Beam options of the configured runner; an embedded Flink lives as long as the block."""
@@ -69,6 +90,7 @@ def pipeline_options(config: IngestConfig) -> Iterator[Any]:
         mode = "multi_processing" if config.workers > 1 else "in_memory"
         yield options(runner=DIRECT, direct_num_workers=config.workers, direct_running_mode=mode)
         return
+    let_workers_hang_up()
     with few_arenas(), contextlib.ExitStack() as stack:
         endpoint = flink.job_endpoint
         if endpoint is None:

@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import psutil
@@ -12,6 +13,7 @@ from recsys.artifacts import MANIFEST
 from recsys.config.ingest import IngestConfig
 from recsys.datasets.source import RawSource
 from recsys.ingestion.job import ingest
+from recsys.ingestion.runner import let_workers_hang_up
 from tests.conftest import ROOT, lacking
 from tests.ingestion.tables import random_source
 
@@ -67,6 +69,30 @@ def jars() -> Path:
             lacking("gathering the embedded Flink's jars needs Maven")
         subprocess.run(["make", "flink"], cwd=ROOT, check=True, timeout=500, capture_output=True)
     return JARS
+
+
+def test_a_job_server_that_hangs_up_is_not_heard_and_all_else_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its workers live in threads of this process; each told the end of a job that went well as a traceback."""
+    import grpc
+
+    class Ended(grpc.RpcError):
+        def __init__(self, code: grpc.StatusCode) -> None:
+            self.code = lambda: code
+
+    heard: list[BaseException | None] = []
+    monkeypatch.setattr(threading, "excepthook", lambda failed: heard.append(failed.exc_value))
+    let_workers_hang_up()
+    let_workers_hang_up()
+    errors = [Ended(grpc.StatusCode.CANCELLED), Ended(grpc.StatusCode.INTERNAL), ValueError("no")]
+
+    def fail(error: Exception) -> None:
+        raise error
+
+    for error in errors:
+        thread = threading.Thread(target=fail, args=(error,))
+        thread.start()
+        thread.join()
+    assert heard == errors[1:]
 
 
 @pytest.mark.flink
