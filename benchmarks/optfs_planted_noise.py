@@ -47,7 +47,7 @@ RETRAINING = ("optfs", "continue", "scratch")
 KINDS = ("live", "dead", "high", "low")
 FM_PENALTY = 3e-4
 FM_PENALTIES = (0.0, 3e-5, 1e-4, FM_PENALTY, 1e-3, 1e-1)
-PENALTIES = (0.0, 1e-5, 3e-5, 1e-4, 3e-4, 1e-1)
+PENALTIES = (0.0, 1e-5, 3e-5, 6e-5, 1e-4, 3e-4, 1e-1)
 SPECIFICATION = {
     "fm": {"backbone": 0.773, "optfs": 0.821, "frequency": 0.700, "oracle": 0.825},
     "deepfm": {"backbone": 0.704, "optfs": 0.785},

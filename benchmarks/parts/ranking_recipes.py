@@ -33,7 +33,7 @@ _DEEP = (
     "ranking.model.dropout=0.2",
     "ranking.train.l2_embeddings=0.005",
     "ranking.train.learning_rate=0.002",
-    "ranking.train.epochs=16",
+    "ranking.train.epochs=25",
 )
 
 _SMALL = (
@@ -76,16 +76,7 @@ RECIPES = {
             ),
             "deepfm": _DEEP,
             "dcn_v2": _DEEP,
-            "ipnn": (
-                "ranking.model.hidden=[128, 64]",
-                "ranking.model.initial_scale=0.05",
-                "ranking.train.batch_size=1024",
-                "ranking.train.l2_embeddings=0.0005",
-                "ranking.train.learning_rate=0.003",
-                "ranking.train.epochs=10",
-                "ranking.gates.search_epochs=8",
-                "ranking.gates.learning_rate=0.0006",
-            ),
+            "ipnn": _DEEP,
         },
         kappas={
             "deepfm": (14.0, 20.0),
@@ -113,13 +104,21 @@ RECIPES = {
         backbones={
             "lr": ("ranking.train.learning_rate=0.01", "ranking.train.epochs=15"),
             "fm": (
-                "ranking.train.learning_rate=0.003",
+                "ranking.train.learning_rate=0.01",
                 "ranking.train.epochs=12",
-                "ranking.train.l2_embeddings=0.001",
+                "ranking.train.l2_embeddings=0.0001",
             ),
         }
-        | dict.fromkeys(("deepfm", "dcn_v2", "ipnn"), _SMALL),
-        kappas={"all": (1.0, 4.0)},
+        | dict.fromkeys(
+            ("deepfm", "dcn_v2", "ipnn"),
+            (
+                *_SMALL,
+                "ranking.model.dropout=0.4",
+                "ranking.train.l2_embeddings=0.02",
+                "ranking.train.epochs=12",
+            ),
+        ),
+        kappas={"all": (0.5, 1.0)},
     ),
     "globo-news": Recipe(
         config="globo-news.yaml",
