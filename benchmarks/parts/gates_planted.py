@@ -25,8 +25,8 @@ SEARCH = {"final_temperature": 200, "search_epochs": 2, "rewind_epoch": 1, "lear
 what memorises events looks useful (OptFS specification, section 9, item 10). NOTES.md has what six epochs give."""
 KAPPAS: dict[str, tuple[float, ...]] = {
     "field": (100, 300, 1000),
-    "value-lazy": (300, 1000, 3000),
-    "value-dense": (3, 10, 30),
+    "value-lazy": (1000, 3000, 10_000),
+    "value-dense": (10, 30, 100),
 }
 """The penalties that are tried for each mode, as multiples of 1 / training positives."""
 SSL = "{method: cfm, weight: 0.3}"
