@@ -12,8 +12,8 @@ from recsys.features.gate_schedule import GateSearch
 from recsys.features.gates import Gates
 
 EXACT_GATES = 1 << 20
-"""Up to so many gates, a pass over all of them at every step costs less than catching up with those of a batch of 4096
-rows (12 ms of one core for a million, against 20 whatever the number), and it is exact."""
+"""Up to so many gates, a pass over all of them at every step costs no more than catching up with those of a batch of
+4096 rows, and it is exact."""
 
 BLOCK = 1 << 18
 """Gates at a time when all are brought to the present: bounds the memory of intermediate values."""

@@ -10,7 +10,7 @@ import pytest
 from recsys._tensorflow import tf
 from recsys.config.model import IdentityConfig, ModelConfig, TowerConfig
 from recsys.config.ssl import SslConfig
-from recsys.config.train import LossConfig, OptimiserConfig
+from recsys.config.train import LossConfig, OptimiserConfig, TrainConfig
 from recsys.dataset_folder import DatasetFolder
 from recsys.errors import UserError
 from recsys.features.spec import Form, InputSpec, full_table
@@ -18,9 +18,10 @@ from recsys.retrieval.job import build
 from recsys.retrieval.log_q import LogQ
 from recsys.retrieval.optimiser import make_optimiser
 from recsys.retrieval.sampler import UniformSampler
+from recsys.retrieval.shards import scan_positives
 from recsys.retrieval.softmax import sampled_softmax_loss
-from recsys.retrieval.spec import TowerSpec, TwoTowerSpec
-from recsys.retrieval.ssl import SelfSupervision, make_masks
+from recsys.retrieval.spec import TowerSpec, TwoTowerSpec, two_tower_spec
+from recsys.retrieval.ssl import SelfSupervision, make_masks, self_supervisions
 from recsys.retrieval.step import Catalogue, Trainer
 from recsys.retrieval.towers import TwoTower
 from recsys.schema import ITEM, MISSING_ID, UNSEEN_ID, USER, Side
@@ -335,6 +336,34 @@ def test_too_few_fields_are_a_user_error(tiny_dataset: Path, tmp_path: Path) -> 
     with pytest.raises(UserError, match=r"train\.query_ssl.*\['user', 'club'\]"):
         run(tiny_dataset, tmp_path, query_ssl={})
     assert not (tmp_path / "model").exists()
+
+
+def test_as_wired_each_tower_draws_from_all_of_its_own(tiny_dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pass over the draws meets every item, or every user, as often as any other; the loss is of that tower.
+
+    Users of the tiny shop have two fields, one less than is asked for.
+    """
+    monkeypatch.setattr("recsys.retrieval.ssl.LEAST_FIELDS", 2)
+    dataset = DatasetFolder.open(tiny_dataset)
+    section = {"method": "rfm", "batch_size": 4}
+    config = TrainConfig.model_validate({"ssl": section, "query_ssl": section})
+    counts = scan_positives(dataset, ("train",)).counts
+    model = TwoTower(two_tower_spec(dataset, ModelConfig(), counts), 1)
+    build(model)
+    found = self_supervisions(dataset, model, config, 3)
+    assert [one.tower for one in found] == [model.item_tower, model.query_tower]
+    for one, entities, name in zip(found, (dataset.items, dataset.users), (ITEM, USER), strict=True):
+        ids = entities[name].to_numpy()
+        assert len(ids) % 4 == 0
+        drawn = [one.draw(tf.constant(step, tf.int64), {}).numpy() for step in range(len(ids) // 4)]
+        assert sorted(np.concatenate(drawn).tolist()) == sorted(ids.tolist())
+        with tf.GradientTape() as tape:
+            loss = one.loss(STEP, {}, COLD)
+        weights = model.trainable_variables
+        slopes = zip(weights, tape.gradient(loss, weights), strict=True)
+        reached = {id(weight) for weight, slope in slopes if slope is not None}
+        own, others = ({id(x) for x in side.tower.trainable_variables} for side in (one, found[1 - found.index(one)]))
+        assert reached & (own - others) and not reached & (others - own)
 
 
 def test_the_id_can_come_last_among_what_is_hidden_with_a_field() -> None:

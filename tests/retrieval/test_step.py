@@ -145,3 +145,17 @@ def test_an_item_reads_its_users_but_not_its_rows_own(uniform: int) -> None:
     logits = queries @ vectors.T / trainer.model.spec.config.temperature.value
     wanted = np.mean(np.log(np.exp(logits).sum(axis=1)) - np.diag(logits))
     assert float(trainer.loss(batch, SEED)) == pytest.approx(wanted, rel=2e-5)
+
+
+def test_every_step_shows_its_items_to_the_streaming_estimator() -> None:
+    """After n steps on one batch, the estimator is where n updates with the batch's items bring another one."""
+    config = LossConfig.model_validate({"frequencies": "streaming", "streaming": {"buckets": 64, "alpha": 0.3}})
+    trainer, alone = trainer_of(config), LogQ(config, COUNTS, ITEMS, BATCH, 5)
+    trainer.optimiser.build(trainer.model.trainable_variables)
+    for _ in range(3):
+        trainer.train_step(one_batch(), tf.constant(0.01))
+        alone.update(one_batch()["item"][ITEM])
+    assert trainer.log_q.streaming is not None and alone.streaming is not None
+    assert int(trainer.log_q.streaming.step) == 3
+    for found, wanted in zip(trainer.log_q.streaming.variables, alone.streaming.variables, strict=True):
+        np.testing.assert_array_equal(found.numpy(), wanted.numpy())
