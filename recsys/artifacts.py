@@ -21,6 +21,11 @@ from recsys.exchange import exchange
 MANIFEST = "manifest.json"
 
 
+def latency_file(artifact: Path) -> Path:
+    """Where a measured latency is published: beside the artefact, as a clock has no place in it."""
+    return artifact.with_name(f"{artifact.name}.latency.json")
+
+
 def sha256_file(path: Path) -> str:
     """Hex SHA-256 of a file's bytes."""
     with open(path, "rb") as file:

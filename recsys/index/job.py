@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 
-from recsys.artifacts import MANIFEST, Artifact, open_artifact, write_artifact, write_atomic
+from recsys.artifacts import MANIFEST, Artifact, latency_file, open_artifact, write_artifact, write_atomic
 from recsys.config.index import IndexConfig
 from recsys.dataset_folder import DatasetFolder
 from recsys.errors import UserError
@@ -82,11 +82,6 @@ def build_bundle(
                 "found is used. Use type flat, or ivf_pq with more code_bytes.[/yellow]"
             )
     return open_artifact(output, BUNDLE_KIND, BUNDLE_FORMAT)
-
-
-def latency_file(bundle: Path) -> Path:
-    """Where the latency of a bundle's index is published: beside the bundle."""
-    return bundle.with_name(f"{bundle.name}.latency.json")
 
 
 def _belongs(model: Artifact, dataset: DatasetFolder) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from recsys._tensorflow import tf
-from recsys.artifacts import Artifact, fingerprint, open_artifact, write_artifact, write_atomic
+from recsys.artifacts import Artifact, fingerprint, latency_file, open_artifact, write_artifact, write_atomic
 from recsys.config.gates import GatesConfig
 from recsys.config.ranking import Control, RankingConfig
 from recsys.dataset_folder import DatasetFolder
@@ -100,11 +100,6 @@ def rank(
     found = latency_report(before, after, sample.features)
     write_atomic(latency_file(output), json.dumps(found, indent=1).encode())
     return open_artifact(output, RANKER_KIND, RANKER_FORMAT)
-
-
-def latency_file(ranker: Path) -> Path:
-    """Where the latency of scoring is published: beside the ranker's folder."""
-    return ranker.with_name(f"{ranker.name}.latency.json")
 
 
 def _id_of(model: Path | None) -> str | None:

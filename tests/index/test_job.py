@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recsys.artifacts import open_artifact
+from recsys.artifacts import latency_file, open_artifact
 from recsys.config.index import IndexConfig
 from recsys.dataset_folder import DatasetFolder
 from recsys.errors import UserError
-from recsys.index.job import build_bundle, latency_file
+from recsys.index.job import build_bundle
 from recsys.index.vectors import open_index
 from recsys.registry import BUNDLE_FORMAT, BUNDLE_KIND
 from tests.tiny_dataset import write_tiny_dataset

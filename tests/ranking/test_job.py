@@ -8,11 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.parts.planted_noise import NAMES, write_planted_noise
+from recsys.artifacts import latency_file
 from recsys.config.ranking import RankingConfig
 from recsys.dataset_folder import DatasetFolder
 from recsys.errors import UserError
 from recsys.ranking.examples import split_examples
-from recsys.ranking.job import latency_file, rank
+from recsys.ranking.job import rank
 from recsys.ranking.live import LiveRanker
 from recsys.ranking.metrics import auc
 from recsys.ranking.pruning import prune
