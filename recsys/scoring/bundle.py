@@ -10,13 +10,14 @@ import numpy as np
 import pyarrow as pa
 
 from recsys.artifacts import Artifact, open_artifact
-from recsys.dataset_folder import read_parquet
+from recsys.dataset_folder import dense_column, read_parquet
 from recsys.encoding.vocabulary import Vocabulary
 from recsys.errors import UserError
 from recsys.registry import BUNDLE_FORMAT, BUNDLE_KIND
-from recsys.schema import FIRST_VALUE_ID, ITEM, USER, Schema
+from recsys.schema import FIRST_VALUE_ID, ITEM, MISSING_ID, RETRIEVAL_SCORE, USER, Kind, Schema, Side
 from recsys.scoring.history import Histories, map_array
 from recsys.scoring.query import Query, QueryEncoder
+from recsys.scoring.ranker import Ranker, Scores, load_ranker
 from recsys.scoring.retrieval_score import pair_scores
 from recsys.scoring.towers import Tower, load_tower
 
@@ -37,7 +38,7 @@ class Recommended:
 
 @dataclass(frozen=True, eq=False)
 class LoadedBundle:
-    """An opened bundle. Towers and index are loaded at first use; `warm` does that ahead of traffic.
+    """An opened bundle. Towers, index and ranker are loaded at first use; `warm` does that ahead of traffic.
 
     Every method may be called from many threads once the bundle is warm.
     """
@@ -91,9 +92,18 @@ class LoadedBundle:
 
         return open_index(self.artifact.path / "index")
 
+    @cached_property
+    def ranker(self) -> Ranker | None:
+        """Pairs of query and candidate to probabilities and activations; None where the bundle has no ranker."""
+        folder = self.artifact.path / "ranker"
+        return load_ranker(folder) if folder.is_dir() else None
+
     def warm(self) -> None:
         """Load all that an answer needs and answer once, so that the first request is as quick as the next."""
         self.recommend([Query()], 1)
+        if self.ranker is not None:
+            unknown = {name: np.full((1, 1), np.nan) for name in self.moving}
+            self.score(self.encoder.encode([Query()]), np.array([[FIRST_VALUE_ID]]), moving=unknown)
 
     def embed_queries(self, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
         """Vectors of encoded queries, `[n, dim] float32`, L2-normalised."""
@@ -132,6 +142,57 @@ class LoadedBundle:
         scores = np.full(ids.shape, -np.inf, np.float32)
         scores[owner, place] = pair_scores(vectors[owner], self.item_vectors[ids[owner, place] - FIRST_VALUE_ID])
         return scores
+
+    @cached_property
+    def moving(self) -> tuple[str, ...]:
+        """The item fields that the ranker reads as of now, which the bundle does not hold: `score` is given them."""
+        reads = () if self.ranker is None else self.ranker.inputs
+        return tuple(one.name for one in self.schema.of(Side.ITEM, Kind.POINT_IN_TIME) if one.name in reads)
+
+    def score(
+        self,
+        arrays: Mapping[str, np.ndarray],
+        ids: np.ndarray,
+        *,
+        vectors: np.ndarray | None = None,
+        moving: Mapping[str, np.ndarray] | None = None,
+    ) -> Scores:
+        """The ranker's calibrated probabilities and named activations of all candidates, in one call.
+
+        `arrays` are n encoded queries, `ids` `[n, k]` their candidates' item ids (each 3 or more; -1: none). A row of
+        the result is a pair of query and candidate, query by query, those of id -1 left out. `vectors` `[n, dim]` are
+        the queries', made here where they are not given and the ranker reads the retrieval score. `moving` holds the
+        fields of that name, `[n, k]` each: NaN or the missing id where unknown. Raises UserError where the bundle has
+        no ranker, or one of the moving fields is not given.
+        """
+        ranker = self.ranker
+        if ranker is None:
+            raise UserError(
+                f"{self.artifact.path}: the bundle has no ranker to score with; give the configuration a 'ranking' "
+                "section and make it again with 'recsys run'."
+            )
+        owner, place = np.nonzero(ids >= 0)
+        asked = ids[owner, place]
+        columns = {name: arrays[name][owner] for name in ranker.inputs if name in arrays}
+        columns |= {name: values[asked] for name, values in self._item_columns.items()} | {ITEM: asked}
+        for name in self.moving:
+            if moving is None or name not in moving:
+                raise UserError(
+                    f"{self.artifact.path}: the ranker reads '{name}', a value of the item as of now, which the bundle "
+                    f"does not hold; give it in 'moving', as all of {list(self.moving)}."
+                )
+            columns[name] = _as_read(moving[name][owner, place], ranker.inputs[name])
+        if RETRIEVAL_SCORE in ranker.inputs:
+            of_query = self.embed_queries(arrays) if vectors is None else vectors
+            columns[RETRIEVAL_SCORE] = self.retrieval_scores(of_query, ids)[owner, place]
+        return ranker.score(columns)
+
+    @cached_property
+    def _item_columns(self) -> dict[str, np.ndarray]:
+        """The items' features that the ranker reads, by id, the special ids in front."""
+        reads = () if self.ranker is None else self.ranker.inputs
+        static = self.schema.of(Side.ITEM, Kind.CATEGORICAL, Kind.MULTI_VALUED, Kind.NUMERIC)
+        return {one.name: dense_column(self.items[one.name], one) for one in static if one.name in reads}
 
     def recommend(
         self, queries: Sequence[Query], k: int, *, exclude_seen: bool = True, mark: Mark = lambda step: None
@@ -200,3 +261,10 @@ class LoadedBundle:
         """Raw id of a user whose history has the median length, to show as an example."""
         lengths = np.diff(self.histories.offsets)
         return str(self.encoder.users["raw"][int(np.argsort(lengths, kind="stable")[len(lengths) // 2])].as_py())
+
+
+def _as_read(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Values of an item field as the ranker reads them: of ids, NaN is the missing one."""
+    if np.issubdtype(dtype, np.integer):
+        values = np.where(np.isnan(values), MISSING_ID, values)
+    return values.astype(dtype)
