@@ -38,17 +38,17 @@ def make_trainer(
     stage = None
     if config.gates is not None and search:
         stage = gate_stage(towers, config.gates, events.rows, reader.steps)
-    static: dict[str, tf.Tensor] = {}
-    if config.loss.uniform_negatives:
-        static = {
-            name: tf.constant(array) for name, array in tower_columns(dataset, spec.item, Side.ITEM).joined.items()
-        }
+    columns = tower_columns(dataset, spec.item, Side.ITEM)
+    drawn = columns.joined if config.loss.uniform_negatives else {}
+    catalogue = Catalogue(
+        len(dataset.items), {name: tf.constant(array) for name, array in drawn.items()}, fixed=not columns.event
+    )
     trainer = Trainer(
         towers,
         make_optimiser(config.optimiser),
         config.loss,
         LogQ(config.loss, events.counts[ITEM], len(dataset.items), config.batch_size, SEED),
-        Catalogue(len(dataset.items), static),
+        catalogue,
         SEED,
         self_supervisions(dataset, towers, config, SEED),
         gates=stage.optimiser if stage is not None else None,

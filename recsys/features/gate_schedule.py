@@ -4,7 +4,8 @@ Source: OptFS (Lyu et al., WWW 2023), temperature law as in the authors' code.
 """
 
 import math
-from dataclasses import dataclass
+from bisect import bisect_left
+from dataclasses import dataclass, replace
 
 from recsys.errors import UserError
 
@@ -65,6 +66,23 @@ def unused_gate(search: GateSearch) -> list[float]:
             logit -= search.learning_rate * mean / (1.0 - BETA_1**step) / (root + search.epsilon)
         after.append(logit)
     return after
+
+
+def fewest_updates(search: GateSearch) -> int:
+    """The fewest updates an epoch, spread over it evenly, with which a gate that no example needs closes.
+
+    Where only values of the batch are penalised, a value that occurs less often stays open, needed or not. At most
+    `epoch_steps`, which `require_closable` has found to be enough.
+    """
+
+    def closes(updates: int) -> bool:
+        return unused_gate(replace(search, epoch_steps=updates))[-1] <= 0.0
+
+    most = 1
+    while most < search.epoch_steps and not closes(most):
+        most *= 2
+    most = min(most, search.epoch_steps)
+    return bisect_left(range(most), True, lo=most // 2, key=closes)
 
 
 def require_closable(search: GateSearch, path: str) -> None:

@@ -7,6 +7,7 @@ memory). The correction is worked out here; docs/training.md says what it rests 
 from dataclasses import dataclass
 
 from recsys._tensorflow import tf
+from recsys.retrieval.softmax import Distinct
 
 
 @dataclass(frozen=True, eq=False)
@@ -14,11 +15,13 @@ class Candidates:
     """What a row chooses among: vectors `[n, dim] float32`, item ids `[n] int32` and their logQ `[n] float32`.
 
     logQ is the log of an item's expected count in the step that the candidate was drawn for, times the strength.
+    `distinct`: of candidates that hold each item once, which is whose; None where row i's positive is candidate i.
     """
 
     vectors: tf.Tensor
     ids: tf.Tensor
     log_q: tf.Tensor
+    distinct: Distinct | None = None
 
 
 class CandidateQueue(tf.Module):

@@ -11,16 +11,17 @@ import numpy as np
 
 from recsys._tensorflow import tf
 from recsys.config.gates import GatesConfig
+from recsys.dataset_folder import DatasetFolder
 from recsys.features.gate_optimiser import GateOptimiser, Occurrences
-from recsys.features.gate_schedule import GateSearch, require_closable
-from recsys.features.gates import gates_name
+from recsys.features.gate_schedule import GateSearch, fewest_updates, require_closable
+from recsys.features.gates import gates_name, kept
 from recsys.features.ragged import as_ragged
 from recsys.retrieval.gates import TowerGates, open_shares
 from recsys.retrieval.input import Batch
 from recsys.retrieval.spec import TwoTowerSpec
 from recsys.retrieval.state import assign_variables, variable_arrays
 from recsys.retrieval.towers import TwoTower
-from recsys.schema import FIRST_VALUE_ID
+from recsys.schema import FIRST_VALUE_ID, MISSING_ID
 
 REWIND = "rewind.npz"
 """The file of weights to go back to, beside the checkpoints."""
@@ -52,12 +53,17 @@ class GateStage:
         """The logits that the search ends with, by the gates' names.
 
         Where an open gate has a price, one that no step looked up gets logit 0, hence closed: its row holds nothing but
-        random first values.
+        random first values. The rows of missing and unseen values stay as long as any of their table does, so a missing
+        or an unseen value never becomes a closed one.
         """
         logits = gate_arrays(self.gates)
         if self.search.penalty > 0.0:
             for one, met in zip(self.gates.all, self.optimiser.met(), strict=True):
                 logits[one.name] = np.where(met, logits[one.name], np.float32(0.0))
+        for one in self.gates.tables.values():
+            if kept(logits[one.name])[MISSING_ID:].any():
+                special = logits[one.name][MISSING_ID:FIRST_VALUE_ID]
+                special[~kept(special)] = self.search.start
         return logits
 
 
@@ -76,11 +82,39 @@ def gate_stage(model: TwoTower, config: GatesConfig, examples: int, epoch_steps:
         config.epsilon,
         by_step=config.temperature_by == "step",
     )
-    # Where occurrences have their price, the value to close is one that each batch has but once.
-    priced = config.penalty_for(examples) * (epoch_steps / examples if config.mode == "value-lazy" else 1.0)
-    require_closable(replace(search, penalty=priced), "train.gates")
+    require_closable(_of_one_occurrence(search, config, examples), "train.gates")
     optimiser = GateOptimiser(gates.all, search, dense=config.mode == "value-dense")
     return GateStage(model, gates, search, config.rewind_epoch, optimiser)
+
+
+def _of_one_occurrence(search: GateSearch, config: GatesConfig, examples: int) -> GateSearch:
+    """The search of a value that a batch has but once, where occurrences have their price; else as it is."""
+    if config.mode != "value-lazy":
+        return search
+    return replace(search, penalty=search.penalty * search.epoch_steps / examples)
+
+
+def rare_values(stage: GateStage, config: GatesConfig, dataset: DatasetFolder, examples: int) -> dict[str, str]:
+    """By gated table, of how many values the gate moves too seldom to close, in words for the terminal.
+
+    In mode value-lazy a gate moves in the steps whose batch has its value. Values that are too rare for that stay open
+    whether they are needed or not. Empty in the other modes, and where no value is too rare.
+    """
+    if config.mode != "value-lazy" or stage.search.penalty == 0.0:
+        return {}
+    needed = fewest_updates(_of_one_occurrence(stage.search, config, examples))
+    told = {}
+    for name in stage.gates.tables:
+        if name not in dataset.schema.vocabularies:
+            continue
+        counts = dataset.vocabulary(name).table["count"].to_numpy()
+        rare = int(np.sum(counts < needed))
+        if rare:
+            told[name] = (
+                f"train.gates: {rare:,} of {len(counts):,} values of '{name}' occur fewer than {needed} times in "
+                f"training and stay open, needed or not. Raise learning_rate or search_epochs to reach more of them."
+            )
+    return told
 
 
 def occurrences(model: TwoTower, batch: Batch) -> list[Occurrences | None]:

@@ -1,5 +1,6 @@
 """The training job: a data set folder to a model folder."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +21,16 @@ from recsys.retrieval.checkpoints import Checkpoint, CheckpointFolder, best_file
 from recsys.retrieval.display import Display, training_display
 from recsys.retrieval.export import catalogue_vectors, export_tower, write_json, write_vectors
 from recsys.retrieval.gate_report import write_gate_report
-from recsys.retrieval.gate_search import REWIND, carry_gates, gate_arrays, gate_stage, rewind, saved_gates, set_gates
+from recsys.retrieval.gate_search import (
+    REWIND,
+    carry_gates,
+    gate_arrays,
+    gate_stage,
+    rare_values,
+    rewind,
+    saved_gates,
+    set_gates,
+)
 from recsys.retrieval.gates import gate_spec, make_gates
 from recsys.retrieval.input import event_reader, tower_columns
 from recsys.retrieval.live import LiveTower, build
@@ -82,6 +92,8 @@ class _Run:
         stage = None
         if phase == GATES and self.config.gates is not None:
             stage = gate_stage(model, self.config.gates, events.rows, reader.steps)
+            for told in rare_values(stage, self.config.gates, self.dataset, events.rows).values():
+                print(told, file=sys.stderr, flush=True)
         trainer = Trainer(
             model,
             make_optimiser(self.config.optimiser),
@@ -181,13 +193,14 @@ def _catalogue(dataset: DatasetFolder, spec: TwoTowerSpec, config: TrainConfig) 
     unusable = recent_problem(spec, dataset.schema, config.loss)
     if unusable:
         raise UserError(unusable)
+    columns = tower_columns(dataset, spec.item, Side.ITEM)
+    static, fixed = columns.joined, not columns.event
     if not config.loss.uniform_negatives:
-        return Catalogue(len(dataset.items), {})
-    static = tower_columns(dataset, spec.item, Side.ITEM).joined
+        return Catalogue(len(dataset.items), {}, fixed)
     problem = uniform_negatives_problem(spec, static)
     if problem:
         raise UserError(problem)
-    return Catalogue(len(dataset.items), {name: tf.constant(values) for name, values in static.items()})
+    return Catalogue(len(dataset.items), {name: tf.constant(values) for name, values in static.items()}, fixed)
 
 
 def _gates_of(loop: Loop) -> dict[str, np.ndarray] | None:

@@ -107,7 +107,9 @@ class RowAdagrad(keras.optimizers.Optimizer):
             slope = gradient.values + (2.0 * self.l2 * weights if self.l2 else 0.0)
             total = tf.gather(sums, rows) + tf.square(slope)
             sums.scatter_update(tf.IndexedSlices(total, rows))
-            variable.scatter_sub(tf.IndexedSlices(rate * slope / (tf.sqrt(total) + self.epsilon), rows))
+            # Not scatter_sub, nor the fused op for all this: of rows in random order both are half as fast.
+            moved = weights - rate * slope / (tf.sqrt(total) + self.epsilon)
+            variable.scatter_update(tf.IndexedSlices(moved, rows))
         else:
             slope = gradient + (2.0 * self.l2 * variable if self.l2 else 0.0)
             sums.assign_add(tf.square(slope))

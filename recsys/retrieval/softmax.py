@@ -7,9 +7,15 @@ exist as a whole. Scale and logQ are folded into the first matrix product as aug
 sum of exponentials into the small operand of the third. What is left of elementwise work on a block of logits is one
 exp and one sum. Everything that the backward pass needs comes out of the forward pass, so memory grows with (rows +
 candidates) x dim.
+
+Rows of one item whose vector and logQ are the item's alone may share one column, which then stands for so many `copies`
+and weighs as much. Of a row's own column one copy counts: the others would be accidental hits. The products are as wide
+as the batch has items, and there are no hits to look for.
 """
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from recsys._tensorflow import tf
 from recsys.features.ragged import repeated
@@ -21,6 +27,15 @@ BUCKETS = 1 << 17
 """Size of the hashed set of candidates."""
 
 
+@dataclass(frozen=True, eq=False)
+class Distinct:
+    """What is left to say when equal candidates are one: `own` `[rows] int32`, the column of each row's positive, and
+    `copies` `[candidates] float32`, how many candidates each column stands for: 0 for one that only fills up."""
+
+    own: tf.Tensor
+    copies: tf.Tensor
+
+
 def sampled_softmax_loss(
     queries: tf.Tensor,
     candidates: tf.Tensor,
@@ -30,8 +45,9 @@ def sampled_softmax_loss(
     stored: tf.Tensor | None = None,
     candidate_ids: tf.Tensor | None = None,
     seen_ids: tf.RaggedTensor | None = None,
+    distinct: Distinct | None = None,
     weights: tf.Tensor | None = None,
-    block_rows: int = 256,
+    block_rows: int = 512,
     products: tf.DType = tf.float32,
 ) -> tf.Tensor:
     """Mean softmax cross-entropy of each query against all candidates; row i's positive is candidate i.
@@ -42,9 +58,11 @@ def sampled_softmax_loss(
     column, the positive's included; a common constant in it cancels. `inverse_temperature` is a scalar. With
     `candidate_ids` (`[rows + extra + stored]` integers), a candidate with the id of the row's positive is no negative
     of that row (accidental hit); nor, then, is one that stands in the row of `seen_ids` (ragged `[rows, None]`
-    integers). `weights` `[rows] float32` are the rows' rewards (1 where left out). With `products` bfloat16 the two
-    matrix products that give the gradients take operands and give results of that type, added up in float32. Logits,
-    and so the loss, stay float32: of some tens they would lose whole tenths.
+    integers). With `distinct`, equal candidates share a column: ids are then all different, row i's positive is
+    candidate `own[i]`, `log_q` is that of one copy, and there is nothing `stored`. `weights` `[rows] float32` are the
+    rows' rewards (1 where left out). With `products` bfloat16 the two matrix products that give the gradients take
+    operands and give results of that type, added up in float32. Logits, and so the loss, stay float32: of some tens
+    they would lose whole tenths.
 
     Where norms bound the logits so that no exponential can leave the range of float32, which the L2-normalised outputs
     of the towers grant at usual temperatures, there is no running maximum; else each row's maximum is taken off.
@@ -53,30 +71,44 @@ def sampled_softmax_loss(
     rows = tf.shape(queries)[0]
     weights = tf.ones([rows], queries.dtype) if weights is None else tf.convert_to_tensor(weights, queries.dtype)
     log_q = tf.stop_gradient(tf.convert_to_tensor(log_q, queries.dtype))
-    hits = None if candidate_ids is None else _hit_finder(candidate_ids, rows, seen_ids)
+    own = tf.range(rows) if distinct is None else distinct.own
+    copies = tf.ones_like(log_q) if distinct is None else distinct.copies
+    # So many copies weigh as one candidate that is drawn so much more rarely; none weigh nothing.
+    finite = log_q - tf.math.log(tf.maximum(copies, 1.0))
+    columns = tf.where(copies > 0.0, finite, math.inf)
+    shifts = None if candidate_ids is None else _shift_finder(candidate_ids, own, seen_ids, distinct)
 
     @tf.custom_gradient
     def loss(queries: tf.Tensor, candidates: tf.Tensor, inverse_temperature: tf.Tensor):
         # Only differences of logQ matter, so take off the middle of their range: the exponents become smallest.
-        centred = log_q - 0.5 * (tf.reduce_max(log_q) + tf.reduce_min(log_q))
+        middle = 0.5 * (tf.reduce_max(finite) + tf.reduce_min(finite))
         moving = None if stored is None else tf.shape(candidates)[0]
         everything = candidates if stored is None else tf.concat([candidates, stored], axis=0)
-        bound = _logit_bound(queries, everything, centred, inverse_temperature)
+        bound = _logit_bound(queries, everything, finite - middle, copies, inverse_temperature)
 
         def one_pass(stable: bool) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             return _blocks(
-                queries, everything, moving, centred, inverse_temperature, weights, hits, block_rows, stable, products
+                queries,
+                everything,
+                moving,
+                columns - middle,
+                inverse_temperature,
+                weights,
+                shifts,
+                block_rows,
+                stable,
+                products,
             )
 
         log_sums, means, pulled = tf.cond(bound < SAFE_EXPONENT, lambda: one_pass(False), lambda: one_pass(True))
-        positives = candidates[:rows]
+        positives = tf.gather(candidates, own)
         cosines = tf.reduce_sum(queries * positives, axis=1)
         share = weights / tf.cast(rows, queries.dtype)
-        value = tf.reduce_sum(share * (log_sums - cosines * inverse_temperature + centred[:rows]))
+        value = tf.reduce_sum(share * (log_sums - cosines * inverse_temperature + tf.gather(log_q, own) - middle))
         # means_i is the softmax-weighted mean candidate, so <q_i, means_i> is the mean cosine: tau's gradient.
         grad_inverse = tf.reduce_sum(share * (tf.reduce_sum(queries * means, axis=1) - cosines))
         grad_queries = (inverse_temperature * share)[:, None] * (means - positives)
-        pushed = tf.pad(share[:, None] * queries, [[0, tf.shape(candidates)[0] - rows], [0, 0]])
+        pushed = tf.math.unsorted_segment_sum(share[:, None] * queries, own, tf.shape(candidates)[0])
         grad_candidates = inverse_temperature * (pulled - pushed)
 
         def grad(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -88,12 +120,11 @@ def sampled_softmax_loss(
 
 
 def _logit_bound(
-    queries: tf.Tensor, candidates: tf.Tensor, log_q: tf.Tensor, inverse_temperature: tf.Tensor
+    queries: tf.Tensor, candidates: tf.Tensor, log_q: tf.Tensor, copies: tf.Tensor, inverse_temperature: tf.Tensor
 ) -> tf.Tensor:
-    """An upper bound of |logit| plus log(candidates), which bounds the log of any row's sum and of its inverse."""
+    """An upper bound of |logit| plus log(all copies), which bounds the log of any row's sum and of its inverse."""
     norms = tf.reduce_max(tf.norm(queries, axis=1)) * tf.reduce_max(tf.norm(candidates, axis=1))
-    count = tf.cast(tf.shape(candidates)[0], queries.dtype)
-    return norms * tf.abs(inverse_temperature) + tf.reduce_max(tf.abs(log_q)) + tf.math.log(count)
+    return norms * tf.abs(inverse_temperature) + tf.reduce_max(tf.abs(log_q)) + tf.math.log(tf.reduce_sum(copies))
 
 
 def _blocks(
@@ -103,7 +134,7 @@ def _blocks(
     log_q: tf.Tensor,
     inverse_temperature: tf.Tensor,
     weights: tf.Tensor,
-    hits: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None,
+    shifts: Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]] | None,
     block_rows: int,
     stable: bool,
     products: tf.DType,
@@ -125,16 +156,12 @@ def _blocks(
         stop = tf.minimum(start + block_rows, rows)
         logits = tf.matmul(scaled[start:stop], shifted, transpose_b=True)
         top = tf.zeros([stop - start, 1], queries.dtype)
-        if hits is not None and stable:  # a masked logit must not become the maximum
-            pairs = hits(start, stop)
-            logits = tf.tensor_scatter_nd_min(logits, pairs, tf.fill([tf.shape(pairs)[0]], queries.dtype.min))
+        if shifts is not None:
+            logits = tf.tensor_scatter_nd_add(logits, *shifts(start, stop))
         if stable:
             top = tf.reduce_max(logits, axis=1, keepdims=True)
             logits -= top
         exponentials = tf.exp(logits)
-        if hits is not None and not stable:
-            pairs = hits(start, stop)
-            exponentials = tf.tensor_scatter_nd_update(exponentials, pairs, tf.zeros([tf.shape(pairs)[0]]))
         # Not as a column of ones in the next product: kernels like widths of 16 or 32, and 33 costs half as much again.
         total = tf.reduce_sum(exponentials, axis=1, keepdims=True)
         exponentials = tf.cast(exponentials, products)
@@ -152,13 +179,40 @@ def _blocks(
     return joined[:, dim], joined[:, :dim], pulled
 
 
+def _shift_finder(
+    candidate_ids: tf.Tensor, own: tf.Tensor, seen_ids: tf.RaggedTensor | None, distinct: Distinct | None
+) -> Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
+    """A function of a block's bounds: places in it (row in the block, candidate) `[n, 2]`, and what is added there.
+
+    That is -inf for accidental hits and, where given, for what a row has seen, never for the row's own positive. Of
+    distinct candidates the row's own is brought down to one copy.
+    """
+    masked = None
+    if distinct is None or seen_ids is not None:
+        masked = _hit_finder(candidate_ids, own, seen_ids, repeats=distinct is None)
+
+    def shifts(start: tf.Tensor, stop: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        places, amounts = [], []
+        if masked is not None:
+            places.append(masked(start, stop))
+            amounts.append(tf.fill(tf.shape(places[0])[:1], -math.inf))
+        if distinct is not None:
+            column = own[start:stop]
+            places.append(tf.stack([tf.range(stop - start), column], axis=1))
+            amounts.append(-tf.math.log(tf.gather(distinct.copies, column)))
+        return tf.concat(places, axis=0), tf.concat(amounts, axis=0)
+
+    return shifts
+
+
 def _hit_finder(
-    candidate_ids: tf.Tensor, rows: tf.Tensor, seen_ids: tf.RaggedTensor | None = None
+    candidate_ids: tf.Tensor, own: tf.Tensor, seen_ids: tf.RaggedTensor | None, *, repeats: bool
 ) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
     """A function of a block's bounds that lists what is masked in it as (row in the block, candidate) `[hits, 2]`.
 
-    Masked are accidental hits and, where given, what a row has seen; never the row's own positive. Sorting the ids once
-    makes each id a run, so a block's hits are found in time of their number, not of its logits.
+    Masked are, with `repeats`, accidental hits and, where given, what a row has seen; never the row's own positive,
+    candidate `own` of it. Sorting the ids once makes each id a run, so a block's hits are found in time of their
+    number, not of its logits.
     """
     order = tf.argsort(candidate_ids, stable=True)
     runs = tf.gather(candidate_ids, order)
@@ -167,7 +221,7 @@ def _hit_finder(
         first = tf.searchsorted(runs, ids, side="left")
         return first, tf.searchsorted(runs, ids, side="right") - first
 
-    own = run_of(candidate_ids[:rows])
+    of_own = run_of(tf.gather(candidate_ids, own)) if repeats else None
     if seen_ids is not None:
         seen, reader = seen_ids.values, repeated(tf.cast(seen_ids.row_lengths(), tf.int32))
         # Most of what was seen is no candidate: a hashed set tells nearly all of it without a search.
@@ -177,18 +231,17 @@ def _hit_finder(
         of_seen = run_of(seen)
 
     def hits(start: tf.Tensor, stop: tf.Tensor) -> tf.Tensor:
-        first, length = (part[start:stop] for part in own)
-        owner = tf.range(start, stop)
+        parts = []  # of each list of runs: their first places, their lengths, whose they are
+        if of_own is not None:
+            parts.append((of_own[0][start:stop], of_own[1][start:stop], tf.range(start, stop)))
         if seen_ids is not None:
             span = tf.searchsorted(reader, tf.stack([start, stop]))
-            first, length, owner = (
-                tf.concat([mine, theirs[span[0] : span[1]]], axis=0)
-                for mine, theirs in ((first, of_seen[0]), (length, of_seen[1]), (owner, reader))
-            )
+            parts.append(tuple(part[span[0] : span[1]] for part in (*of_seen, reader)))
+        first, length, owner = (tf.concat(part, axis=0) for part in zip(*parts, strict=True))
         place = repeated(length)
         within = tf.range(tf.size(place)) - tf.gather(tf.cumsum(length, exclusive=True), place)
         row = tf.gather(owner, place)
         column = tf.gather(order, tf.gather(first, place) + within)
-        return tf.boolean_mask(tf.stack([row - start, column], axis=1), tf.not_equal(column, row))
+        return tf.boolean_mask(tf.stack([row - start, column], axis=1), tf.not_equal(column, tf.gather(own, row)))
 
     return hits

@@ -15,19 +15,25 @@ from recsys.retrieval.candidate_queue import CandidateQueue, Candidates
 from recsys.retrieval.gate_search import occurrences
 from recsys.retrieval.input import Batch, join
 from recsys.retrieval.log_q import LogQ
-from recsys.retrieval.softmax import sampled_softmax_loss
+from recsys.retrieval.softmax import Distinct, sampled_softmax_loss
 from recsys.retrieval.spec import HISTORY_TABLE, TwoTowerSpec
 from recsys.retrieval.ssl import SelfSupervision
 from recsys.retrieval.towers import TwoTower
 from recsys.schema import FIRST_VALUE_ID, ITEM, PADDING_ID, USER, Schema, Statistic
 
+FILLED = 256
+
 
 @dataclass(frozen=True, eq=False)
 class Catalogue:
-    """What uniform negatives are drawn from: `items` ids from 3 on, and the item tower's static features `[ids, …]`."""
+    """What uniform negatives are drawn from: `items` ids from 3 on, and the item tower's static features `[ids, …]`.
+
+    `fixed`: whether all that the item tower reads of an item is the same in every event.
+    """
 
     items: int
     features: Mapping[str, tf.Tensor]
+    fixed: bool = False
 
 
 class Trainer(tf.Module):
@@ -52,6 +58,8 @@ class Trainer(tf.Module):
         stored = config.cross_batch_negatives
         self.queue = CandidateQueue(stored, model.spec.config.output_dim) if stored else None
         self.histories = item_histories(model.spec) if config.mask_history else ()
+        # Stored candidates keep their own vectors, so a queue needs the repeats.
+        self.distinct = catalogue.fixed and self.queue is None and not model.item_tower.varies_by_row
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
 
     def loss(self, batch: Batch, seed: tf.Tensor) -> tf.Tensor:
@@ -59,14 +67,16 @@ class Trainer(tf.Module):
         return self._loss(batch, self._candidates(batch, seed), seed)
 
     def _candidates(self, batch: Batch, seed: tf.Tensor) -> Candidates:
-        """The batch's items, then the uniformly drawn ones."""
-        items = batch["item"]
+        """The batch's items, then the uniformly drawn ones; each item once where its rows would not differ."""
+        items, distinct = batch["item"], None
         if self.model.item_tower.audience is not None:
             items = {**items, USER: batch["query"][USER]}
         if self.config.uniform_negatives:
             items = self._with_uniform(items, tf.random.fold_in(seed, 2))
+        if self.distinct:
+            items, distinct = _without_repeats(items, tf.shape(batch["item"][ITEM])[0])
         vectors = self.model.item_tower(items, seed=tf.random.fold_in(seed, 1))
-        return Candidates(vectors, items[ITEM], self.log_q(items[ITEM], batch["item"][ITEM], items))
+        return Candidates(vectors, items[ITEM], self.log_q(items[ITEM], batch["item"][ITEM], items), distinct)
 
     def _loss(self, batch: Batch, candidates: Candidates, seed: tf.Tensor) -> tf.Tensor:
         """The softmax of the batch's queries over the candidates and, where there is a queue, what is stored in it."""
@@ -84,6 +94,7 @@ class Trainer(tf.Module):
             stored=stored,
             candidate_ids=ids if self.config.mask_accidental_hits else None,
             seen_ids=self._seen(batch),
+            distinct=candidates.distinct,
             block_rows=self.config.block_rows,
             products=tf.as_dtype(self.config.precision),
         )
@@ -128,6 +139,20 @@ class Trainer(tf.Module):
             self.queue.push(candidates, tf.random.fold_in(seed, 3))
         self.step.assign_add(1)
         return loss
+
+
+def _without_repeats(items: Mapping[str, tf.Tensor], rows: tf.Tensor) -> tuple[dict[str, tf.Tensor], Distinct]:
+    """Each item once, in order of appearance; its columns are those of its first row. `rows` of them are positives.
+
+    A matrix product of a new shape has its kernel made first, which takes longer than the product. So the number of
+    items is filled up to a multiple of `FILLED`, with the first item in no copies.
+    """
+    found = tf.unique_with_counts(items[ITEM])
+    number = tf.size(found.y)
+    first = tf.math.unsorted_segment_min(tf.range(tf.size(found.idx)), found.idx, number)
+    filling = [[0, -number % FILLED]]
+    distinct = Distinct(found.idx[:rows], tf.cast(tf.pad(found.count, filling), tf.float32))
+    return {name: tf.gather(values, tf.pad(first, filling)) for name, values in items.items()}, distinct
 
 
 def recent_problem(spec: TwoTowerSpec, schema: Schema, config: LossConfig) -> str | None:

@@ -114,6 +114,13 @@ class Tower(keras.layers.Layer):
         return self.encode(vectors, tf.random.fold_in(seed, places))
 
     @property
+    def varies_by_row(self) -> bool:
+        """Whether in training rows of equal features can get different vectors: by dropout, or for their user."""
+        dropped = self.spec.identity.dropout, self.spec.config.feature_dropout, self.model.embedding_dropout
+        histories = any(inputs.form is Form.HISTORY for inputs in self.spec.inputs)
+        return any(dropped) or (histories and self.model.history.dropout > 0) or self.audience is not None
+
+    @property
     def dimension(self) -> int:
         """Width of the vectors served."""
         return self.model.output_dim + (COORDINATES if self.prior is not None else 0)

@@ -8,7 +8,7 @@ from recsys.config.gates import GatesConfig
 from recsys.errors import UserError
 from recsys.features.embedding import EmbeddingTable
 from recsys.features.gate_optimiser import GateOptimiser, Occurrences
-from recsys.features.gate_schedule import GateSearch, require_closable, unused_gate
+from recsys.features.gate_schedule import GateSearch, fewest_updates, require_closable, unused_gate
 from recsys.features.gates import Gates, open_share
 from recsys.features.pruning import CLOSED_ROW, prune_table, pruned_rows
 from recsys.features.spec import TableSpec, full_table
@@ -203,6 +203,15 @@ def test_an_unused_gate_goes_where_the_specification_says(
     else:
         with pytest.raises(UserError, match=r"train\.gates: .*learning_rate.*epsilon"):
             require_closable(search, "train.gates")
+
+
+@pytest.mark.parametrize("rate", [1e-3, 3e-3, 1e-2, 0.1, 0.6])
+def test_the_fewest_updates_that_close_a_gate(rate: float):
+    """As trying every number of them finds: with that many it closes, with one less it does not."""
+    search = change(learning_rate=rate, epoch_steps=400)
+    needed = fewest_updates(search)
+    tried = [unused_gate(change(learning_rate=rate, epoch_steps=steps))[-1] <= 0 for steps in range(1, 400)]
+    assert needed == (tried.index(True) + 1 if any(tried) else 400)
 
 
 def test_the_optimiser_moves_an_unused_gate_as_foreseen():

@@ -1,6 +1,7 @@
 """Gates in the towers: the search as a phase of the job, what it exports, and how little it changes when off."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -20,14 +21,15 @@ from recsys.errors import UserError
 from recsys.features.spec import audience_spec
 from recsys.retrieval.checkpoints import CheckpointFolder
 from recsys.retrieval.export import export_tower
-from recsys.retrieval.gate_search import REWIND
+from recsys.retrieval.gate_search import REWIND, gate_stage, rare_values, weights_without_gates
 from recsys.retrieval.gates import gate_spec, make_gates, open_shares
 from recsys.retrieval.live import LiveTower, build
+from recsys.retrieval.loop import Loop
 from recsys.retrieval.pruning import prune
 from recsys.retrieval.shards import positive_pairs, scan_positives
 from recsys.retrieval.spec import TwoTowerSpec, two_tower_spec
 from recsys.retrieval.towers import TwoTower
-from recsys.schema import MISSING_ID, UNSEEN_ID
+from recsys.schema import FIRST_VALUE_ID, MISSING_ID, UNSEEN_ID
 from recsys.scoring.towers import load_tower
 from tests.retrieval.test_job import Stopped, run
 
@@ -194,6 +196,39 @@ def test_the_exported_tower_keeps_masked_closed_missing_and_unseen_apart(tiny_da
     assert min(np.abs(a - b).max() for place, a in enumerate(kinds) for b in kinds[:place]) > 1e-3
 
 
+def test_a_search_leaves_missing_and_unseen_values_open_as_long_as_any_value_is(tiny_dataset: Path, monkeypatch):
+    """They are their rows', not the zero row's; a table of which nothing stays is closed as a whole."""
+    spec = spec_of(tiny_dataset)
+    model = gated_model(spec, hard=False, mode="value-dense", fields=["colour", "tags"])
+    config = {"mode": "value-dense", "kappa": 1.0, "search_epochs": 500, "learning_rate": 0.1}
+    stage = gate_stage(model, GatesConfig.model_validate(config), 100, 10)
+    colour, tags = (model.gates.tables[name] for name in ("colour", "tags"))
+    for gates in (colour, tags):
+        gates.logits.assign(tf.fill([gates.size], -0.7))
+    colour.logits.assign(tf.tensor_scatter_nd_update(colour.logits, [[UNSEEN_ID], [FIRST_VALUE_ID]], [0.9, 0.8]))
+    monkeypatch.setattr(stage.optimiser, "met", lambda: [np.ones(gates.size, bool) for gates in model.gates.all])
+    found = stage.found()
+    np.testing.assert_allclose(found[colour.name][MISSING_ID : FIRST_VALUE_ID + 1], [stage.search.start, 0.9, 0.8])
+    assert not (found[colour.name][FIRST_VALUE_ID + 1 :] > 0).any()
+    assert not (found[tags.name] > 0).any()
+
+
+def test_values_too_rare_to_close_are_counted_before_the_search(tiny_dataset: Path):
+    """Where a gate moves only with its value, those of less than so many occurrences; elsewhere none."""
+    dataset = DatasetFolder.open(tiny_dataset)
+    counts = dataset.vocabulary("tags").table["count"].to_numpy()
+    told = {}
+    for mode in MODES:
+        config = GatesConfig.model_validate({"mode": mode, "penalty": 1.0, "search_epochs": 4, "learning_rate": 0.005})
+        model = gated_model(spec_of(tiny_dataset), hard=False, mode=mode)
+        stage = gate_stage(model, config, 1000, 300)
+        told[mode] = rare_values(stage, config, dataset, 1000)
+    assert not told["field"] and not told["value-dense"]
+    needed = int(re.search(r"fewer than (\d+) times", told["value-lazy"]["tags"])[1])
+    assert 0.5 / 0.005 / 4 < needed < 100  # at most its learning rate a step, each of four epochs
+    assert told["value-lazy"]["tags"].startswith(f"train.gates: {(counts < needed).sum()} of {len(counts)} values")
+
+
 def test_closed_tags_do_not_count_in_the_mean(tiny_dataset: Path):
     """An open tag beside closed ones weighs as much as alone; nothing but closed ones is the zero vector."""
     spec = spec_of(tiny_dataset)
@@ -262,6 +297,16 @@ def test_the_job_retrains_without_moving_a_gate_and_reports_each(tiny_dataset: P
         write(folder, name, arrays, state)
 
     monkeypatch.setattr(CheckpointFolder, "write", watch)
+    started: dict[str, list[np.ndarray]] = {}
+
+    def watch_start(loop, progress, epochs):
+        started[progress.phase] = [one.numpy() for one in weights_without_gates(loop.trainer.model)]
+        return train_loop(loop, progress, epochs)
+
+    train_loop = Loop.run
+    monkeypatch.setattr(Loop, "run", watch_start)
+    trained: list[TwoTower] = []
+    monkeypatch.setattr("recsys.retrieval.job.prune", lambda one: trained.append(one) or prune(one))
     artifact = run(
         tiny_dataset,
         tmp_path,
@@ -288,12 +333,21 @@ def test_the_job_retrains_without_moving_a_gate_and_reports_each(tiny_dataset: P
     of_model = [array for key, array in after_two.items() if key.startswith("model/")]
     assert len(weights) == len(of_model) - 6  # four tables' gates, the gates of numbers, the temperature
     assert all(any(_is(array, other) for other in of_model) for array in weights)
+    for mine, right in zip(started["train"], weights, strict=True):
+        np.testing.assert_array_equal(mine, right)
+    assert any(not np.array_equal(mine, first) for mine, first in zip(weights, started["gates"], strict=True))
     for name, table in tables.items():
         assert table["kept"] == [logit > 0 for logit in table["logit"]]
         kept_rows = [row for row, stays in zip(table["row"], table["kept"], strict=True) if stays]
         assert len(set(kept_rows)) == len(kept_rows), name
-    assert tables["club"]["value"][:2] == ["(missing)", "(unseen)"] and tables["club"]["kept"][:2] == [False, False]
+    assert tables["club"]["value"][:2] == ["(missing)", "(unseen)"] and tables["club"]["kept"][:2] == [True, True]
     report = json.loads((model / "gates.json").read_text())
+    assert 0 < report["rows"]["after"] < report["rows"]["before"]
+    for side in ("query", "item"):
+        exported, live = load_tower(model / f"{side}_tower"), getattr(trained[-1], f"{side}_tower")
+        rows = random_rows(trained[-1].spec, side)
+        read = {name: values for name, values in rows.items() if name in exported.inputs}
+        assert np.abs(exported(read) - LiveTower(live)(rows)).max() < 1e-4
     exported = load_tower(model / "query_tower")
     assert ("device" in exported.inputs) == ("device" not in report["closed_fields"])
     record = json.loads((model / "training.json").read_text())

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from recsys._tensorflow import keras, tf
 from recsys.features.ragged import as_ragged
-from recsys.retrieval.softmax import sampled_softmax_loss
+from recsys.retrieval.softmax import Distinct, sampled_softmax_loss
 
 
 def unit(rng: np.random.Generator, rows: int, dim: int) -> np.ndarray:
@@ -90,6 +90,45 @@ def test_loss_and_gradients_equal_the_oracle(rows, extra, block, distinct, maske
     loss, of_queries, of_candidates, of_inverse = oracle(**arguments)
     right = loss, of_queries, of_candidates[: rows + extra], of_inverse
     check(ours(**arguments, block_rows=block, stored=stored), right, 1e-4 if temperature < 0.01 else 1e-5)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    rows=st.integers(1, 40),
+    extra=st.integers(0, 9),
+    items=st.integers(1, 12),
+    filled=st.integers(0, 3),
+    masked=st.booleans(),
+    temperature=st.sampled_from([0.003, 0.05, 0.5]),
+    seed=st.integers(0, 999),
+)
+def test_equal_candidates_may_share_a_column(rows, extra, items, filled, masked, temperature, seed):
+    """The oracle sees each copy; here each item is one column, some of them in no copies."""
+    rng = np.random.default_rng(seed)
+    vectors = unit(rng, items + filled, 5).astype(np.float32)
+    log_q = rng.normal(size=items + filled).astype(np.float32) * 2
+    of = rng.integers(0, items, rows + extra)
+    queries, weights = unit(rng, rows, 5).astype(np.float32), rng.random(rows).astype(np.float32)
+    loss, of_queries, of_copies, of_inverse = oracle(
+        queries, vectors[of], log_q[of], 1 / temperature, of if masked else None, weights
+    )
+    of_columns = np.zeros(vectors.shape)
+    np.add.at(of_columns, of, of_copies)
+    copies = np.bincount(of, minlength=items + filled)
+    inputs = [tf.constant(queries), tf.constant(vectors), tf.constant(1 / temperature, tf.float32)]
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        found = sampled_softmax_loss(
+            *inputs[:2],
+            tf.constant(log_q),
+            inputs[2],
+            candidate_ids=tf.range(items + filled) if masked else None,
+            distinct=Distinct(tf.constant(of[:rows], tf.int32), tf.constant(copies, tf.float32)),
+            weights=tf.constant(weights),
+            block_rows=7,
+        )
+    mine = [float(found), *(x.numpy() for x in tape.gradient(found, inputs))]
+    check(mine, (loss, of_queries, of_columns, of_inverse), 1e-4 if temperature < 0.01 else 1e-5)
 
 
 @pytest.mark.parametrize("temperature", [0.07, 0.005])

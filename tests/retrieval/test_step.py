@@ -47,9 +47,10 @@ def one_batch() -> dict[str, dict[str, tf.Tensor]]:
     }
 
 
-def trainer_of(config: LossConfig, audience: AudienceSpec | None = None) -> Trainer:
+def trainer_of(config: LossConfig, audience: AudienceSpec | None = None, *, fixed: bool = False) -> Trainer:
     log_q = LogQ(config, COUNTS, ITEMS, BATCH, 5)
-    return Trainer(two_tower(audience), make_optimiser(OptimiserConfig()), config, log_q, Catalogue(ITEMS, {}), 7)
+    catalogue = Catalogue(ITEMS, {}, fixed)
+    return Trainer(two_tower(audience), make_optimiser(OptimiserConfig()), config, log_q, catalogue, 7)
 
 
 def expected(trainer: Trainer, config: LossConfig) -> float:
@@ -92,11 +93,56 @@ SETTINGS: list[dict] = [
 ]
 
 
+@pytest.mark.parametrize("fixed", [False, True], ids=["row by row", "each item once"])
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
-def test_the_loss_is_what_its_definition_says(settings: dict) -> None:
+def test_the_loss_is_what_its_definition_says(settings: dict, fixed: bool) -> None:
     config = LossConfig.model_validate(settings)
-    trainer = trainer_of(config)
+    trainer = trainer_of(config, fixed=fixed)
+    assert trainer.distinct == fixed
     assert float(trainer.loss(one_batch(), SEED)) == pytest.approx(expected(trainer, config), rel=2e-5)
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_each_item_once_trains_as_row_by_row(settings: dict) -> None:
+    """After some steps all weights are the same, but for rounding."""
+    trainers = [trainer_of(LossConfig.model_validate(settings), fixed=fixed) for fixed in (False, True)]
+    for trainer in trainers:
+        for _ in range(3):
+            trainer.train_step(one_batch(), tf.constant(0.01))
+    for one, other in zip(*(trainer.model.trainable_variables for trainer in trainers), strict=True):
+        np.testing.assert_allclose(one.numpy(), other.numpy(), atol=2e-5)
+
+
+def test_items_whose_rows_may_differ_are_not_taken_together() -> None:
+    """By what events say of them, by dropout or by their user; and stored candidates come one by one."""
+    of_user = audience_spec(np.array([3]), np.array([3]), ITEMS + 3)
+    assert trainer_of(LossConfig(), fixed=True).distinct
+    assert not trainer_of(LossConfig(), fixed=False).distinct
+    assert not trainer_of(LossConfig(), of_user, fixed=True).distinct
+    assert not trainer_of(LossConfig(cross_batch_negatives=10), fixed=True).distinct
+
+
+@pytest.mark.parametrize(
+    ("model", "item", "varies"),
+    [
+        ({}, {}, False),
+        ({"item_id": {"dropout": 0.1}}, {}, True),
+        ({"embedding_dropout": 0.1}, {}, True),
+        ({"history": {"dropout": 0.1}}, {}, True),
+        ({}, {"feature_dropout": 0.1}, True),
+    ],
+)
+def test_a_tower_knows_whether_rows_of_one_item_can_differ(model: dict, item: dict, varies: bool) -> None:
+    config = ModelConfig.model_validate({**model, "embedding_dim": 4, "output_dim": 4, "item": item})
+    related = InputSpec("related", Form.HISTORY, ITEM, length=WIDTH)
+    query = TowerSpec("query", USER, config.user_id, (), TowerConfig())
+    spec = TowerSpec("item", ITEM, config.item_id, (related,), config.item)
+    tables = (full_table(USER, USERS + 3), full_table(ITEM, ITEMS + 3))
+    tower = TwoTower(TwoTowerSpec(config, query, spec, tables), 1).item_tower
+    assert tower.varies_by_row == varies
+    rows = {ITEM: tf.fill([200], 4), "related": tf.fill([200, WIDTH], 5)}
+    vectors = tower(rows, seed=SEED).numpy()
+    assert bool(np.any(vectors != vectors[0])) == varies
 
 
 def test_each_setting_changes_the_loss() -> None:
