@@ -6,7 +6,8 @@
 mean nothing. For each backbone and seed: all values; OptFS (search, rewind, hard gates, retraining); as many of the
 most frequent values; exactly the live values (oracle). FM also goes on without rewinding and from scratch. Every
 backbone is searched at several penalties on the first seed's data: FM's is the specification's, the others take the
-one of best validation AUC. Cells are kept under runs/ and skipped when they are there with equal settings.
+smallest set of values within 0.005 of the best validation AUC, as `recsys train` does within its tolerance. Cells are
+kept under runs/ and skipped when they are there with equal settings.
 """
 
 import argparse
@@ -36,7 +37,7 @@ from recsys.ranking.examples import Examples, split_examples  # noqa: E402
 from recsys.ranking.live import LiveRanker  # noqa: E402
 from recsys.ranking.metrics import auc  # noqa: E402
 from recsys.ranking.pruning import prune  # noqa: E402
-from recsys.ranking.selection import as_logits, most_frequent  # noqa: E402
+from recsys.ranking.selection import Candidate, as_logits, choose, most_frequent  # noqa: E402
 from recsys.ranking.workbench import Outcome, Workbench  # noqa: E402
 from recsys.retrieval.checkpoints import CheckpointFolder  # noqa: E402
 
@@ -46,6 +47,8 @@ EVIDENCE = ROOT / "docs" / "evidence" / "optfs-planted-noise"
 RETRAINING = ("optfs", "continue", "scratch")
 KINDS = ("live", "dead", "high", "low")
 FM_PENALTY = 3e-4
+TOLERANCE = 0.005
+"""Of validation AUC, which differs by as much from seed to seed."""
 FM_PENALTIES = (0.0, 3e-5, 1e-4, FM_PENALTY, 1e-3, 1e-1)
 PENALTIES = (0.0, 1e-5, 3e-5, 6e-5, 1e-4, 3e-4, 1e-1)
 SPECIFICATION = {
@@ -164,10 +167,12 @@ def scan(home: Path, data: Path, truth: Truth, backbone: str, *, quick: bool) ->
 
 
 def chosen(backbone: str, tried: dict[str, dict[str, float]]) -> float:
-    """FM's penalty is the specification's; another's the one of best validation AUC, 0 left out."""
+    """FM's penalty is the specification's; another's keeps least within `TOLERANCE` of the best validation AUC."""
     if backbone == "fm":
         return FM_PENALTY
-    return float(max((one for one in tried if float(one)), key=lambda one: tried[one]["validation_auc"]))
+    penalties = [one for one in tried if float(one)]
+    candidates = [Candidate(float(one), tried[one]["kept_ratio"], tried[one]["validation_auc"]) for one in penalties]
+    return candidates[choose(candidates, TOLERANCE)].kappa
 
 
 def main() -> None:
@@ -273,26 +278,27 @@ def _print(
 def acceptance(
     results: dict[str, list[dict[str, Any]]], scans: dict[str, dict[str, dict[str, float]]]
 ) -> list[tuple[str, bool]]:
-    """Items 1 to 4 and 7 of section 10, each with the figures it was judged by; 1 to 3 are asked of FM."""
+    """Items 1 to 4 and 7 of section 10, each with the figures it was judged by.
+
+    Items 1 to 3 are not asked of LR, which cannot see what these labels are made of: products of two values.
+    """
     checks = []
-    for seed, one in enumerate(results.get("fm", [])):
-        kinds, aucs = one["kept_by_kind"], one["auc"]
-        shown = ", ".join(f"{kind} {kinds[kind]:.3f}" for kind in KINDS)
-        holds = kinds["high"] <= 0.02 and kinds["low"] <= 0.10 and kinds["live"] >= 0.85 and kinds["dead"] <= 0.15
-        checks.append((f"1: fm, seed {seed}: kept {shown}", holds))
-        for name, least in (("backbone", 0.03), ("oracle", -0.01), ("frequency", 0.05)):
-            gain = aucs["optfs"] - aucs[name]
-            checks.append(
-                (f"2: fm, seed {seed}: OptFS against {name} {gain:+.4f}, at least {least:+.2f}", gain >= least)
-            )
-        rows = f"{one['kept']} of {TOTAL} values exported ({one['kept_ratio']:.1%})"
-        checks.append((f"3: fm, seed {seed}: {rows}, at most 5 %", one["kept_ratio"] <= 0.05))
+    for backbone, seed, one in ((b, s, one) for b, cells in results.items() for s, one in enumerate(cells)):
+        kinds, aucs, name_of = one["kept_by_kind"], one["auc"], f"{backbone}, seed {seed}"
+        if backbone != "lr":
+            shown = ", ".join(f"{kind} {kinds[kind]:.3f}" for kind in KINDS)
+            holds = kinds["high"] <= 0.02 and kinds["low"] <= 0.10 and kinds["live"] >= 0.85 and kinds["dead"] <= 0.15
+            checks.append((f"1: {name_of}: kept {shown}", holds))
+            for name, least in (("backbone", 0.03), ("oracle", -0.01), ("frequency", 0.05)):
+                gain = aucs["optfs"] - aucs[name]
+                text = f"2: {name_of}: OptFS against {name} {gain:+.4f}, at least {least:+.2f}"
+                checks.append((text, gain >= least))
+            rows = f"{one['kept']} of {TOTAL} values exported ({one['kept_ratio']:.1%})"
+            checks.append((f"3: {name_of}: {rows}, at most 5 %", one["kept_ratio"] <= 0.05))
         if "continue" in aucs:
             spread = max(aucs[name] for name in RETRAINING) - min(aucs[name] for name in RETRAINING)
             shown = ", ".join(f"{name} {aucs[name]:.4f}" for name in RETRAINING)
-            checks.append(
-                (f"10: fm, seed {seed}: {shown}; they differ by {spread:.4f}, at most 0.0015", spread < 0.0015)
-            )
+            checks.append((f"10: {name_of}: {shown}; they differ by {spread:.4f}, at most 0.0015", spread < 0.0015))
     for backbone, tried in scans.items():
         ratios = [one["kept_ratio"] for one in tried.values()]
         gap = tried["0"]["auc"] - results[backbone][0]["auc"]["backbone"]

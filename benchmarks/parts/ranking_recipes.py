@@ -33,7 +33,7 @@ _DEEP = (
     "ranking.model.dropout=0.2",
     "ranking.train.l2_embeddings=0.005",
     "ranking.train.learning_rate=0.002",
-    "ranking.train.epochs=25",
+    "ranking.train.epochs=30",
 )
 
 _SMALL = (
@@ -71,18 +71,18 @@ RECIPES = {
                 "ranking.train.patience=2",
                 "ranking.train.epochs=25",
                 "ranking.train.l2_embeddings=0.00001",
-                "ranking.gates.search_epochs=16",
-                "ranking.gates.learning_rate=0.0006",
+                "ranking.gates.search_epochs=30",
+                "ranking.gates.learning_rate=0.0003",
             ),
             "deepfm": _DEEP,
             "dcn_v2": _DEEP,
             "ipnn": _DEEP,
         },
         kappas={
-            "deepfm": (14.0, 20.0),
-            "dcn_v2": (16.0,),
-            "fm": (8.0, 12.0, 14.0, 14.5, 18.0),
-            "ipnn": (8.0, 13.0, 16.0, 20.0),
+            "deepfm": (14.0, 18.0),
+            "dcn_v2": (16.0, 19.0),
+            "fm": (14.0, 15.0, 16.0, 20.0),
+            "ipnn": (13.0, 17.0),
         },
         published={"lr": 0.9356, "fm": 0.9671, "deepfm": 0.9842, "dcn_v2": 0.9845, "ipnn": 0.9841},
     ),
@@ -107,6 +107,8 @@ RECIPES = {
                 "ranking.train.learning_rate=0.01",
                 "ranking.train.epochs=12",
                 "ranking.train.l2_embeddings=0.0001",
+                "ranking.gates.search_epochs=3",
+                "ranking.gates.learning_rate=0.03",
             ),
         }
         | dict.fromkeys(
@@ -118,7 +120,7 @@ RECIPES = {
                 "ranking.train.epochs=12",
             ),
         ),
-        kappas={"all": (0.5, 1.0)},
+        kappas={"fm": (0.5, 1.0, 2.0), "deepfm": (0.1, 0.25), "dcn_v2": (0.05, 0.1), "ipnn": (0.05, 0.1)},
     ),
     "globo-news": Recipe(
         config="globo-news.yaml",
@@ -143,14 +145,21 @@ RECIPES = {
         backbones={
             "lr": ("ranking.train.learning_rate=0.01", "ranking.train.epochs=4"),
             "fm": (
-                "ranking.train.learning_rate=0.003",
-                "ranking.train.epochs=4",
-                "ranking.train.l2_embeddings=0.0001",
+                "ranking.train.learning_rate=0.001",
+                "ranking.train.epochs=3",
+                "ranking.train.l2_embeddings=0.003",
             ),
         }
         | dict.fromkeys(
             ("deepfm", "dcn_v2", "ipnn"),
-            ("ranking.model.hidden=[64, 32]", "ranking.train.learning_rate=0.001", "ranking.train.epochs=4"),
+            (
+                "ranking.model.hidden=[64, 32]",
+                "ranking.model.batch_norm=true",
+                "ranking.model.dropout=0.4",
+                "ranking.train.l2_embeddings=0.05",
+                "ranking.train.learning_rate=0.001",
+                "ranking.train.epochs=4",
+            ),
         ),
         kappas={"all": (1.0, 4.0)},
     ),
