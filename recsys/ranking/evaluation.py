@@ -19,10 +19,13 @@ from recsys.ranking.retrieval_score import RowScores
 from recsys.schema import FIRST_VALUE_ID, ITEM, LABEL, RETRIEVAL_SCORE, TIME, USER, Kind, Side
 
 MANIFEST, REPORT = "manifest.json", "ranking.json"
+SIZES = ("backbone", "fields", "values", "rows", "bytes", "live")
+"""What the report takes over from the ranker's own record."""
 RESAMPLED_ROWS = 1 << 27
 """Rows x resamples at most: a large split needs fewer resamples for as steady an interval."""
 
-CALIBRATION_FIGURES = ("calibration_error", "predicted_over_observed")
+OF_PROBABILITY = ("log_loss", "normalised_entropy", "calibration_error", "predicted_over_observed")
+"""Figures that ask what a probability means, not only which is larger."""
 RAREST = "rarest value"
 DECILES = 10
 MAX_TIME_SLICES = 14
@@ -44,8 +47,8 @@ def evaluate_ranker(
 
     What `evaluate_shown` gives, with the ranker's own record of the sets of values that it tried and of the values kept
     by field, and with `tasks` by name where it has any (`evaluate_task`). A ranker that neutralises the position is
-    asked as serving asks it; its probabilities are then of the neutral position, so calibration is measured on the
-    impressions that were shown there (`position`). A ranker that reads the retrieval score gets that of the retrieval
+    asked as serving asks it; its probabilities are then of the neutral position, so what they mean (OF_PROBABILITY, the
+    reliability curve) is measured on the impressions that were shown there (`position`). A ranker that reads the retrieval score gets that of the retrieval
     `model`, a folder.
     """
     from recsys.scoring.ranker import load_ranker
@@ -61,21 +64,19 @@ def evaluate_ranker(
     shown = shown_in(dataset, split, predicted["probability"])
     resamples = min(resamples, max(100, RESAMPLED_ROWS // len(shown)))
     frequencies = training_frequencies(dataset, split)
-    measured = evaluate_shown(shown, frequencies, resamples=resamples, confidence=confidence, seed=seed)
     settings = json.loads((folder / MANIFEST).read_text(encoding="utf-8")).get("ranking", {})
     record = json.loads((folder / REPORT).read_text(encoding="utf-8"))
-    measured |= {"split": split, "backbone": record["backbone"], "fields": record["fields"], "position": None}
-    measured["retrieval_score"] = record.get("retrieval_score")
-    measured["sets"] = [one | {"auc": one["validation_auc"]} for one in record["sets"]]
-    neutral = np.ones(len(shown), bool)
+    neutral, position = np.ones(len(shown), bool), None
     if settings.get("position"):
         name, raw = settings["position"]["field"], settings["position"]["neutral"]
         neutral = events[name].to_numpy() == dataset.vocabulary(name).encode(pa.array([raw]))[0]
-        there = measure_shown(shown.where(neutral), resamples=resamples, confidence=confidence, seed=seed)
-        for figure in CALIBRATION_FIGURES:
-            measured["overall"][figure] = there[figure]
-        measured["reliability"] = reliability(shown.where(neutral))
-        measured["position"] = {"field": name, "neutral": raw, "rows": int(neutral.sum())}
+        position = {"field": name, "neutral": raw, "rows": int(neutral.sum())}
+    measured = evaluate_shown(
+        shown, frequencies, neutral=neutral, resamples=resamples, confidence=confidence, seed=seed
+    )
+    measured |= {"split": split, "position": position, "retrieval_score": record.get("retrieval_score")}
+    measured |= {name: record.get(name) for name in SIZES}
+    measured["sets"] = [one | {"auc": one["validation_auc"]} for one in record["sets"]]
     tasks = {name: TaskConfig.model_validate(task) for name, task in settings.get("tasks", {}).items()}
     if tasks:
         measured["tasks"] = {
@@ -100,7 +101,7 @@ def evaluate_task(
     """The figures of another task: `overall` over the impressions whose outcome is known, as it is exported.
 
     Of a task of clicks, an impression without a click has the outcome 0; `given_click` are the figures of the
-    conditional probability on the clicked rows. Calibration is of the rows at the `neutral` position.
+    conditional probability on the clicked rows. Figures OF_PROBABILITY are of the rows at the `neutral` position.
     """
     values = events[task.label_field].to_numpy().astype(np.float64)
     clicked = shown.labels > 0
@@ -114,10 +115,20 @@ def evaluate_task(
         parts["given_click"] = (clicked & ~np.isnan(values), np.clip(given, 0.0, 1.0))
     for name, (known, chances) in parts.items():
         part = replace(shown, labels=np.nan_to_num(outcomes).astype(np.int64), probabilities=chances)
-        found = measure_shown(part.where(known), resamples=resamples, confidence=confidence, seed=seed)
-        there = measure_shown(part.where(known & neutral))
-        figures[name] = found | {key: there[key] for key in CALIBRATION_FIGURES if key in there}
+        figures[name] = _measured(part.where(known), neutral[known], resamples, confidence, seed)
     return figures
+
+
+def _measured(
+    shown: Shown, neutral: np.ndarray, resamples: int = 0, confidence: float = 0.95, seed: int = 0
+) -> dict[str, Any]:
+    """`measure_shown`, with the figures OF_PROBABILITY of the `neutral` `[n] bool` impressions alone."""
+    found = measure_shown(shown, resamples=resamples, confidence=confidence, seed=seed)
+    if neutral.all():
+        return found
+    there = measure_shown(shown.where(neutral), resamples=resamples, confidence=confidence, seed=seed)
+    of_order = {name: value for name, value in found.items() if name not in OF_PROBABILITY}
+    return of_order | {name: there[name] for name in OF_PROBABILITY if name in there}
 
 
 def impression_inputs(dataset: DatasetFolder, events: pa.Table, wanted: Collection[str]) -> dict[str, np.ndarray]:
@@ -163,6 +174,7 @@ def evaluate_shown(
     shown: Shown,
     frequencies: Mapping[str, np.ndarray],
     *,
+    neutral: np.ndarray | None = None,
     resamples: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
@@ -170,23 +182,25 @@ def evaluate_shown(
     """Everything measured on some impressions, JSON-able.
 
     `frequencies` gives, by name, how often each row's value was in the training part (`training_frequencies`).
+    `neutral` `[n] bool` are the impressions shown as the ranker assumes (None: all): figures OF_PROBABILITY and the
+    reliability curve are of these alone, everywhere; a figure that they do not have is left out.
     `overall` (see `measure_shown`), `reliability`, `by_time` (the same figures with `from` and `to` in ms; empty
     without times) and `by_frequency` by name, with the least and the largest count of each decile of the rows.
     """
+    neutral = np.ones(len(shown), bool) if neutral is None else neutral
     measured: dict[str, Any] = {
-        "overall": measure_shown(shown, resamples=resamples, confidence=confidence, seed=seed),
-        "reliability": reliability(shown) if len(shown) else [],
+        "overall": _measured(shown, neutral, resamples, confidence, seed),
+        "reliability": reliability(shown.where(neutral)) if neutral.any() else [],
         "by_time": [],
     }
     if shown.times is not None and len(shown):
         width = slice_width(shown.times)
         numbers = shown.times // width
         for number in np.unique(numbers):
-            figures = measure_shown(
-                shown.where(numbers == number), resamples=resamples, confidence=confidence, seed=seed
-            )
+            part = numbers == number
+            figures = _measured(shown.where(part), neutral[part], resamples, confidence, seed)
             measured["by_time"].append({"from": int(number * width), "to": int((number + 1) * width)} | figures)
-    measured["by_frequency"] = {name: _by_frequency(shown, counts) for name, counts in frequencies.items()}
+    measured["by_frequency"] = {name: _by_frequency(shown, neutral, counts) for name, counts in frequencies.items()}
     return measured
 
 
@@ -199,13 +213,13 @@ def slice_width(times: np.ndarray) -> int:
     return _WIDTHS_MS[-1]
 
 
-def _by_frequency(shown: Shown, counts: np.ndarray) -> list[dict[str, Any]]:
+def _by_frequency(shown: Shown, neutral: np.ndarray, counts: np.ndarray) -> list[dict[str, Any]]:
     deciles = calibration_bins(counts, DECILES)
     found = []
     for decile in np.unique(deciles):
         part = deciles == decile
         span = {"least": int(counts[part].min()), "most": int(counts[part].max())}
-        found.append(span | measure_shown(shown.where(part)))
+        found.append(span | _measured(shown.where(part), neutral[part]))
     return found
 
 

@@ -9,6 +9,7 @@ from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 from markupsafe import Markup
 
 from recsys.ranking import plots
+from recsys.ranking.evaluation import RAREST
 
 TEMPLATE = "section.html.j2"
 
@@ -27,7 +28,8 @@ def ranking_section(ranking: Mapping[str, Any]) -> Markup:
     """The section for what `evaluate_shown` measured.
 
     `ranking` also names its `split`, and may hold `sets` (see `plots.ratio_against_auc`; their AUC is of
-    `sets_split`), `fields` (`values` and `kept` by field) and `truth` (`recsys.ranking.truth.against_truth`).
+    `sets_split`), `fields` (`values` and `kept` by field), `values`, `rows`, `bytes` and `live` as `ranking.json` has
+    them, and `truth` (`recsys.ranking.truth.against_truth`).
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -41,6 +43,8 @@ def ranking_section(ranking: Mapping[str, Any]) -> Markup:
     page = environment.get_template(TEMPLATE).render(
         ranking=ranking,
         figure_names=FIGURE_NAMES,
+        set_labels=plots.SET_LABELS,
+        rarest=deciles.get(RAREST),
         ratio_part=str(ranking.get("sets_split", "validation")).capitalize(),
         ranking_plots={
             "reliability": Markup(plots.reliability_curve(ranking["reliability"], truth)),

@@ -132,6 +132,37 @@ def test_deciles_of_frequency_part_the_rows_by_count() -> None:
     assert all(a["most"] < b["least"] for a, b in pairwise(deciles))
 
 
+def test_what_probabilities_mean_is_asked_of_neutral_rows_in_every_slice() -> None:
+    """Elsewhere they are of another position: there only the order counts. A slice without such rows has no figure."""
+    shown, _ = shop(4_000)
+    counts = np.arange(4_000) // 400
+    neutral = (np.arange(4_000) % 3 == 0) & (counts > 0)
+    measured = evaluate_shown(shown, {"item": counts}, neutral=neutral, resamples=20)
+    assert sum(point["rows"] for point in measured["reliability"]) == neutral.sum()
+    parts = [(one, (shown.times >= one["from"]) & (shown.times < one["to"])) for one in measured["by_time"]]
+    parts += [(one, counts == one["least"]) for one in measured["by_frequency"]["item"]]
+    parts += [(measured["overall"], np.ones(4_000, bool))]
+    assert len(parts) > 15
+    for one, part in parts:
+        there = part & neutral
+        assert one["rows"] == part.sum()
+        assert one["auc"]["value"] == pytest.approx(metrics.auc(shown.probabilities[part], shown.labels[part]))
+        if not there.any():
+            assert counts[part].max() == 0 and not {"log_loss", "calibration_error", "normalised_entropy"} & set(one)
+            continue
+        for name in ("log_loss", "normalised_entropy"):
+            expected = getattr(metrics, name)(shown.probabilities[there], shown.labels[there])
+            assert one[name]["value"] == pytest.approx(expected)
+        ratio = shown.probabilities[there].sum() / shown.labels[there].sum()
+        assert one["predicted_over_observed"]["value"] == pytest.approx(ratio)
+        assert one["calibration_error"]["value"] == metrics.calibration_error(
+            shown.probabilities[there], shown.labels[there]
+        )
+    nowhere = evaluate_shown(shown, {}, neutral=np.zeros(4_000, bool), resamples=0)
+    assert nowhere["reliability"] == [] and "auc" in nowhere["overall"] and "log_loss" not in nowhere["overall"]
+    assert "AUC" in str(ranking_section(nowhere | {"split": "test"}))
+
+
 def test_lists_are_what_a_user_saw_at_a_moment() -> None:
     users, times = np.array([1, 2, 1, 1, 2]), np.array([5, 5, 5, 6, 5])
     lists = lists_of(users, times)
@@ -231,8 +262,14 @@ def test_a_ranker_that_assumes_a_position_is_calibrated_where_items_stood_there(
         assert found["overall"]["auc"]["value"] == metrics.auc(probabilities, labels)
         ratio = probabilities[part].sum() / labels[part].sum()
         assert found["overall"]["predicted_over_observed"]["value"] == pytest.approx(ratio)
+        loss = metrics.log_loss(probabilities[part], labels[part])
+        assert found["overall"]["log_loss"]["value"] == pytest.approx(loss)
+        assert found["overall"]["calibration_error"]["value"] == metrics.calibration_error(
+            probabilities[part], labels[part]
+        )
         assert sum(point["rows"] for point in found["reliability"]) == part.sum()
         assert found["sets"][0]["auc"] == 0.6
+    assert (found["rows"], found["bytes"]) == (None, None)  # what an older record does not have
     np.testing.assert_array_equal(ranker.given["device"], events["device"].to_numpy())
     categories = dataset.items["category"].to_numpy()
     np.testing.assert_array_equal(ranker.given["category"], categories[events["item"].to_numpy() - 3])

@@ -14,7 +14,7 @@ from tests.ranking.test_evaluation import shop
 
 def section(**more) -> str:
     shown, truth = shop(4_000)
-    counts = {"item": np.arange(4_000), "<b>user</b>": np.arange(4_000)[::-1]}
+    counts = {"rarest value": np.arange(4_000), "<b>user</b>": np.arange(4_000)[::-1]}
     ranking = evaluate_shown(shown, counts, resamples=30) | {
         "split": "test",
         "truth": against_truth(shown.probabilities, shown.labels, truth),
@@ -25,12 +25,25 @@ def section(**more) -> str:
 def test_everything_is_shown() -> None:
     sets = [
         {"name": "backbone", "kept_ratio": 1.0, "auc": 0.7},
-        {"name": "search", "kept_ratio": 0.3, "auc": 0.72, "chosen": True},
+        {"name": "search", "kappa": 2.5, "kept_ratio": 0.3, "auc": 0.72, "chosen": True},
         {"name": "search", "kept_ratio": 0.1, "auc": 0.68},
         {"name": "frequency", "kept_ratio": 0.3, "auc": 0.66},
     ]
-    fields = {"colour": {"values": 40, "kept": 10}, "empty": {"values": 0, "kept": 0}}
-    page = section(sets=sets, sets_split="validation", fields=fields)
+    fields = {"colour": {"values": 40, "kept": 10, "kept_share_of_rows": 0.875}, "empty": {"values": 0, "kept": 0}}
+    sizes = {
+        "values": {"seen": 4041, "kept": 1011},
+        "rows": {"before": 4047, "after": 1018},
+        "bytes": {"before": 275196, "after": 69224},
+        "live": {
+            "before": {"fields": 11.0, "interactions": 55.0},
+            "after": {"fields": 6.25, "interactions": 17.5},
+        },
+    }
+    page = section(sets=sets, sets_split="validation", fields=fields, **sizes)
+    for text in ("4,041", "1,011", "4,047", "1,018", "275,196", "69,224", "11.00", "6.25", "55.0", "17.5", "87.5 %"):
+        assert f"<td>{text}</td>" in page
+    assert "<td>OptFS (taken)</td><td>2.5</td><td>30.0 %</td><td>0.7200</td>" in page
+    assert "<td>0 to 399 times</td><td>400</td>" in page
     for text in ("AUC within users", "NDCG of the shown lists", "Bayes limit", "By time", "4,000 impressions"):
         assert text in page
     for text in ("OptFS", "most frequent values", "all values", "values kept", "25.0 %", "Validation AUC"):
