@@ -45,11 +45,11 @@ def evaluate_ranker(
 ) -> dict[str, Any] | None:
     """The ranker in `folder` on the impressions of a split, for the report; None where all have the same label.
 
-    What `evaluate_shown` gives, with the ranker's own record of the sets of values that it tried and of the values kept
-    by field, and with `tasks` by name where it has any (`evaluate_task`). A ranker that neutralises the position is
+    What `evaluate_shown` gives, with the ranker's own record of the sets of values that it tried and of what was kept
+    (SIZES), and with `tasks` by name where it has any (`evaluate_task`). A ranker that neutralises the position is
     asked as serving asks it; its probabilities are then of the neutral position, so what they mean (OF_PROBABILITY, the
-    reliability curve) is measured on the impressions that were shown there (`position`). A ranker that reads the retrieval score gets that of the retrieval
-    `model`, a folder.
+    reliability curve) is measured on the impressions that were shown there (`position`). A ranker that reads the
+    retrieval score gets that of the retrieval `model`, a folder.
     """
     from recsys.scoring.ranker import load_ranker
 
