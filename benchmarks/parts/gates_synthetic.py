@@ -22,6 +22,7 @@ from benchmarks.parts.ssl_synthetic import (
     TAGS,
     VALUES,
     Data,
+    every_item,
     information,
     make_data,
 )
@@ -194,7 +195,7 @@ def _self_supervised(arm: GateArm, model: TwoTower, data: Data, seed: int) -> tu
     config = SslConfig()
     features = {name: values for name, values in data.features.items() if name in sizes()}
     matrix = information(replace(data, features=features))[1:, 1:]
-    sampler = UniformSampler(ITEMS, BATCH, seed)
+    sampler = UniformSampler(every_item(), BATCH, seed)
     kind = SelfSupervision if arm.reaches else BlockedSelfSupervision
     tensors = {name: tf.constant(values) for name, values in features.items()}
     masks = make_masks(config, matrix, None)
@@ -213,7 +214,7 @@ def _run(
     loss = LossConfig(frequencies="none")
     optimiser = RowAdagrad(LEARNING_RATE, initial=ADAGRAD_START)
     log_q = LogQ(loss, data.counts, ITEMS, BATCH, 1)
-    trainer = Trainer(model, optimiser, loss, log_q, Catalogue(ITEMS, {}), seed, views, gates=gates)
+    trainer = Trainer(model, optimiser, loss, log_q, Catalogue(every_item(), {}), seed, views, gates=gates)
     optimiser.build(model.trainable_variables)
     features = {name: tf.constant(values) for name, values in data.features.items()}
     for epoch in range(epochs):

@@ -161,7 +161,7 @@ RECIPES = {
                 "ranking.train.epochs=4",
             ),
         ),
-        kappas={"all": (1.0, 4.0)},
+        kappas={"all": (4.0, 16.0)},
     ),
     "simulator": Recipe(
         config="demo.yaml",

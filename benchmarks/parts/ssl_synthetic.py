@@ -61,6 +61,11 @@ class Data:
         return np.bincount(self.train[:, 1], minlength=ITEMS + FIRST_VALUE_ID)
 
 
+def every_item() -> np.ndarray:
+    """The items' ids, `[ITEMS] int32`."""
+    return np.arange(FIRST_VALUE_ID, ITEMS + FIRST_VALUE_ID, dtype=np.int32)
+
+
 def make_data(seed: int, share: float = 1.0, pairs: int = 12_000) -> Data:
     """The catalogue of a seed, `share` of its `pairs` training pairs, and 12,000 test pairs."""
     rng = np.random.default_rng([seed, 0x5511])
@@ -108,6 +113,8 @@ class Arm:
     """Correlated masking of the neighbours alone: the seed field is in the other view, as LibRecommender has it."""
     in_batch: bool = False
     """Self-supervision on the items of the main batch instead of uniform draws."""
+    longer: int = 1
+    """Times the epochs: so that a share of the pairs is trained on for as many steps as all of them."""
 
 
 def make_model(arm: Arm, seed: int) -> TwoTower:
@@ -151,7 +158,7 @@ def self_supervised(arm: Arm, config: SslConfig, model: TwoTower, data: Data, se
     if arm.without_seed:
         masks = _masks_without_seed(matrix, last_of(config, 0))
     features = {name: tf.constant(values) for name, values in data.features.items()}
-    sampler = UniformSampler(ITEMS, config.batch_size or BATCH, seed)
+    sampler = UniformSampler(every_item(), config.batch_size or BATCH, seed)
 
     def draw(step: tf.Tensor, batch: Batch) -> tf.Tensor:
         return tf.unique(batch["item"][ITEM]).y if arm.in_batch else sampler(step)
@@ -166,17 +173,17 @@ def _masks_without_seed(matrix: np.ndarray, last: int | None) -> Callable[[tf.Te
 
 
 def train_arm(data: Data, arm: Arm, seed: int, epochs: int = EPOCHS) -> TwoTower:
-    """Train an arm for `epochs`, batches of 512 pairs in a random order that all arms of a seed share."""
+    """Train an arm for `epochs` times `arm.longer`, batches of 512 pairs in a random order that a seed's arms share."""
     model = make_model(arm, seed)
     ones = () if arm.ssl is None else (self_supervised(arm, arm.ssl, model, data, seed),)
     loss = LossConfig(frequencies="exact" if arm.log_q else "none")
     optimiser = RowAdagrad(LEARNING_RATE, initial=ADAGRAD_START)
     log_q = LogQ(loss, data.counts, ITEMS, BATCH, 1)
-    trainer = Trainer(model, optimiser, loss, log_q, Catalogue(ITEMS, {}), seed, ones)
+    trainer = Trainer(model, optimiser, loss, log_q, Catalogue(every_item(), {}), seed, ones)
     optimiser.build(model.trainable_variables)
     features = {name: tf.constant(values) for name, values in data.features.items()}
     rng = np.random.default_rng([seed, 0xE90C])
-    for _ in range(epochs):
+    for _ in range(epochs * arm.longer):
         order = rng.permutation(len(data.train))
         for start in range(0, len(order) - BATCH + 1, BATCH):
             pairs = data.train[order[start : start + BATCH]]
@@ -192,7 +199,7 @@ def recalls(model: TwoTower, data: Data) -> dict[str, float]:
     Head: targets among the tenth of the items with the most training pairs; tail: the others; unseen: targets that are
     in no training pair on either side.
     """
-    ids = np.arange(FIRST_VALUE_ID, ITEMS + FIRST_VALUE_ID, dtype=np.int32)
+    ids = every_item()
     arrays = {ITEM: ids, **{name: values[ids] for name, values in data.features.items()}}
     queries, items = LiveTower(model.query_tower)(arrays), LiveTower(model.item_tower)(arrays)
     asking, target = (data.test - FIRST_VALUE_ID).T

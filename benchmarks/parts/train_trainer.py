@@ -9,7 +9,7 @@ from recsys.config.train import TrainConfig
 from recsys.dataset_folder import DatasetFolder
 from recsys.retrieval.gate_search import gate_stage
 from recsys.retrieval.gates import gate_spec, make_gates
-from recsys.retrieval.input import event_reader, tower_columns, training_batches
+from recsys.retrieval.input import drawable_ids, event_reader, tower_columns, training_batches
 from recsys.retrieval.live import build
 from recsys.retrieval.log_q import LogQ
 from recsys.retrieval.optimiser import make_optimiser
@@ -41,7 +41,9 @@ def make_trainer(
     columns = tower_columns(dataset, spec.item, Side.ITEM)
     drawn = columns.joined if config.loss.uniform_negatives else {}
     catalogue = Catalogue(
-        len(dataset.items), {name: tf.constant(array) for name, array in drawn.items()}, fixed=not columns.event
+        drawable_ids(dataset, Side.ITEM, ("train",)),
+        {name: tf.constant(array) for name, array in drawn.items()},
+        fixed=not columns.event,
     )
     trainer = Trainer(
         towers,
@@ -50,7 +52,7 @@ def make_trainer(
         LogQ(config.loss, events.counts[ITEM], len(dataset.items), config.batch_size, SEED),
         catalogue,
         SEED,
-        self_supervisions(dataset, towers, config, SEED),
+        self_supervisions(dataset, towers, config, SEED, ("train",)),
         gates=stage.optimiser if stage is not None else None,
     )
     return trainer, training_batches(dataset, spec, reader, config.input.prefetch, epoch=0, step=0)

@@ -14,7 +14,7 @@ from recsys.features.spec import InputSpec
 from recsys.retrieval.ahead import Ahead
 from recsys.retrieval.shards import EventReader, PositiveEvents
 from recsys.retrieval.spec import TowerSpec, TwoTowerSpec
-from recsys.schema import Side
+from recsys.schema import FIRST_VALUE_ID, SPLITS, Side
 
 Batch = dict[str, dict[str, tf.Tensor | tf.RaggedTensor]]
 """`{"query": {column: tensor}, "item": {column: tensor}}`, batch first; lists that events carry are ragged."""
@@ -37,6 +37,20 @@ def tower_columns(dataset: DatasetFolder, tower: TowerSpec, side: Side) -> Colum
     static = dataset.features(side)
     joined = {spec.name: static[spec.name] for spec in tower.inputs if spec.name in static}
     return Columns(tuple(spec for spec in tower.inputs if spec.name not in static), joined)
+
+
+def drawable_ids(dataset: DatasetFolder, side: Side, splits: tuple[str, ...]) -> np.ndarray:
+    """Ids `[n] int32` of the users or items that there were by the end of these splits; all where times do not tell.
+
+    What is drawn from a catalogue in training must not be what only came later.
+    """
+    entities = dataset.items if side is Side.ITEM else dataset.users
+    ids = np.arange(FIRST_VALUE_ID, FIRST_VALUE_ID + len(entities), dtype=np.int32)
+    times = dataset.manifest.get("split", {}).get("times")
+    if not times or "available_from" not in entities.column_names:
+        return ids
+    following = next(one for one in SPLITS if one not in splits)
+    return ids[entities["available_from"].to_numpy() < times[following]]
 
 
 def decode(table: pa.Table, ids: str, specs: tuple[InputSpec, ...]) -> dict[str, np.ndarray | Lists]:

@@ -32,7 +32,7 @@ from recsys.retrieval.gate_search import (
     set_gates,
 )
 from recsys.retrieval.gates import gate_spec, make_gates
-from recsys.retrieval.input import event_reader, tower_columns
+from recsys.retrieval.input import drawable_ids, event_reader, tower_columns
 from recsys.retrieval.live import LiveTower, build
 from recsys.retrieval.log_q import LogQ
 from recsys.retrieval.loop import Loop
@@ -94,6 +94,7 @@ class _Run:
             stage = gate_stage(model, self.config.gates, events.rows, reader.steps)
             for told in rare_values(stage, self.config.gates, self.dataset, events.rows).values():
                 print(told, file=sys.stderr, flush=True)
+        catalogue = _catalogue(self.dataset, spec, self.config, splits)
         trainer = Trainer(
             model,
             make_optimiser(self.config.optimiser),
@@ -101,13 +102,13 @@ class _Run:
             LogQ(
                 self.config.loss,
                 events.counts[ITEM],
-                len(self.dataset.items),
+                len(catalogue.ids),
                 self.config.batch_size,
                 named_seed(self.seed, "frequencies"),
             ),
-            _catalogue(self.dataset, spec, self.config),
+            catalogue,
             named_seed(self.seed, phase),
-            self_supervisions(self.dataset, model, self.config, self.seed),
+            self_supervisions(self.dataset, model, self.config, self.seed, splits),
             gates=stage.optimiser if stage is not None else None,
         )
         writer = tf.summary.create_file_writer(str(self.logs / phase))
@@ -189,18 +190,19 @@ def train(
     return _write(loop, dataset, settings, progress, output)
 
 
-def _catalogue(dataset: DatasetFolder, spec: TwoTowerSpec, config: TrainConfig) -> Catalogue:
+def _catalogue(dataset: DatasetFolder, spec: TwoTowerSpec, config: TrainConfig, splits: tuple[str, ...]) -> Catalogue:
     unusable = recent_problem(spec, dataset.schema, config.loss)
     if unusable:
         raise UserError(unusable)
+    ids = drawable_ids(dataset, Side.ITEM, splits)
     columns = tower_columns(dataset, spec.item, Side.ITEM)
     static, fixed = columns.joined, not columns.event
     if not config.loss.uniform_negatives:
-        return Catalogue(len(dataset.items), {}, fixed)
+        return Catalogue(ids, {}, fixed)
     problem = uniform_negatives_problem(spec, static)
     if problem:
         raise UserError(problem)
-    return Catalogue(len(dataset.items), {name: tf.constant(values) for name, values in static.items()}, fixed)
+    return Catalogue(ids, {name: tf.constant(values) for name, values in static.items()}, fixed)
 
 
 def _gates_of(loop: Loop) -> dict[str, np.ndarray] | None:

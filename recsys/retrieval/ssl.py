@@ -20,7 +20,7 @@ from recsys.errors import UserError
 from recsys.features.spec import Form
 from recsys.retrieval.field_information import FieldInformation, field_information
 from recsys.retrieval.gates import closed_fields, kept_ids
-from recsys.retrieval.input import Batch, join, tower_columns
+from recsys.retrieval.input import Batch, drawable_ids, join, tower_columns
 from recsys.retrieval.sampler import UniformSampler
 from recsys.retrieval.softmax import sampled_softmax_loss
 from recsys.retrieval.towers import Tower, TwoTower, named_seed
@@ -159,16 +159,16 @@ def last_of(config: SslConfig, identity: int | None) -> int | None:
 
 
 def self_supervisions(
-    dataset: DatasetFolder, model: TwoTower, config: TrainConfig, seed: int
+    dataset: DatasetFolder, model: TwoTower, config: TrainConfig, seed: int, splits: tuple[str, ...]
 ) -> tuple[SelfSupervision, ...]:
     """The self-supervisions that the configuration asks for and that weigh anything.
 
-    Where the model has hard gates, they are those of what its gates left open as they are now. Raises UserError where a
-    tower has too few fields to hide.
+    They draw what there was by the end of `splits`, the parts that are trained on. Where the model has hard gates, they
+    are those of what its gates left open as they are now. Raises UserError where a tower has too few fields to hide.
     """
     towers = {"ssl": (model.item_tower, config.ssl), "query_ssl": (model.query_tower, config.query_ssl)}
     return tuple(
-        _self_supervision(dataset, model, tower, one, config, f"train.{section}", seed)
+        _self_supervision(dataset, model, tower, one, config, f"train.{section}", seed, splits)
         for section, (tower, one) in towers.items()
         if one is not None and one.weight
     )
@@ -182,6 +182,7 @@ def _self_supervision(
     train: TrainConfig,
     section: str,
     seed: int,
+    splits: tuple[str, ...],
 ) -> SelfSupervision:
     side = Side(tower.spec.id_column)
     features = tower_columns(dataset, tower.spec, side).joined
@@ -200,8 +201,8 @@ def _self_supervision(
             f"model.{tower.spec.name}.features or leave {section} out."
         )
     information = _information(dataset, model, visible, side, seed)
-    entities = dataset.items if side is Side.ITEM else dataset.users
-    sampler = UniformSampler(len(entities), config.batch_size or train.batch_size, named_seed(seed, f"{section}/draw"))
+    ids = drawable_ids(dataset, side, splits)
+    sampler = UniformSampler(ids, config.batch_size or train.batch_size, named_seed(seed, f"{section}/draw"))
     return SelfSupervision(
         tower,
         config,

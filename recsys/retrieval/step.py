@@ -19,19 +19,19 @@ from recsys.retrieval.softmax import Distinct, sampled_softmax_loss
 from recsys.retrieval.spec import HISTORY_TABLE, TwoTowerSpec
 from recsys.retrieval.ssl import SelfSupervision
 from recsys.retrieval.towers import TwoTower
-from recsys.schema import FIRST_VALUE_ID, ITEM, PADDING_ID, USER, Schema, Statistic
+from recsys.schema import ITEM, PADDING_ID, USER, Schema, Statistic
 
 FILLED = 256
 
 
 @dataclass(frozen=True, eq=False)
 class Catalogue:
-    """What uniform negatives are drawn from: `items` ids from 3 on, and the item tower's static features `[ids, …]`.
+    """What uniform negatives are drawn from: the `ids` `[n] int32`, and the item tower's static features `[ids, …]`.
 
     `fixed`: whether all that the item tower reads of an item is the same in every event.
     """
 
-    items: int
+    ids: np.ndarray
     features: Mapping[str, tf.Tensor]
     fixed: bool = False
 
@@ -58,6 +58,8 @@ class Trainer(tf.Module):
         stored = config.cross_batch_negatives
         self.queue = CandidateQueue(stored, model.spec.config.output_dim) if stored else None
         self.histories = item_histories(model.spec) if config.mask_history else ()
+        # A variable, not a constant: a large catalogue must not live inside the graph.
+        self.drawn_from = tf.Variable(catalogue.ids, trainable=False, dtype=tf.int32, name="drawn_from")
         # Stored candidates keep their own vectors, so a queue needs the repeats.
         self.distinct = catalogue.fixed and self.queue is None and not model.item_tower.varies_by_row
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
@@ -106,13 +108,10 @@ class Trainer(tf.Module):
 
     def _with_uniform(self, items: Mapping[str, tf.Tensor], seed: tf.Tensor) -> dict[str, tf.Tensor]:
         """The batch's items followed by uniformly drawn ones with their static features."""
-        drawn = tf.random.stateless_uniform(
-            [self.config.uniform_negatives],
-            seed,
-            minval=FIRST_VALUE_ID,
-            maxval=FIRST_VALUE_ID + self.catalogue.items,
-            dtype=tf.int32,
+        places = tf.random.stateless_uniform(
+            [self.config.uniform_negatives], seed, minval=0, maxval=len(self.catalogue.ids), dtype=tf.int32
         )
+        drawn = tf.gather(self.drawn_from, places)
         extra = join({ITEM: drawn}, ITEM, self.catalogue.features)
         extra[USER] = tf.fill(tf.shape(drawn), PADDING_ID)
         return {name: tf.concat([values, extra[name]], axis=0) for name, values in items.items()}

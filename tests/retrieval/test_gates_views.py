@@ -125,7 +125,7 @@ def hard_views(dataset: Path, mode: str, closed: dict[str, list[float]], method:
         logits[f"gates_{name}"] = np.array(values, np.float32)
     set_gates(model.gates, logits)
     config = TrainConfig.model_validate({"ssl": {"method": method, "batch_size": 8, "value_dropout": 0.0}})
-    (one,) = self_supervisions(opened, model, config, 1)
+    (one,) = self_supervisions(opened, model, config, 1, ("train",))
     return one
 
 

@@ -60,7 +60,7 @@ def trainer(weight: float) -> Trainer:
         make_optimiser(OptimiserConfig()),
         config,
         LogQ(config, counts, ITEMS, 6, 1),
-        Catalogue(ITEMS, {}),
+        Catalogue(np.arange(3, ITEMS + 3), {}),
         1,
         (supervision,),
     )

@@ -2,6 +2,7 @@
 
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +14,7 @@ from recsys.config.train import TrainConfig
 from recsys.dataset_folder import DatasetFolder
 from recsys.errors import UserError
 from recsys.retrieval.ahead import Ahead
-from recsys.retrieval.input import Batch, event_reader, training_batches
+from recsys.retrieval.input import Batch, drawable_ids, event_reader, training_batches
 from recsys.retrieval.shards import EventReader, PositiveEvents, RowGroup, scan_positives
 from recsys.retrieval.spec import two_tower_spec
 from recsys.schema import Side
@@ -151,3 +152,18 @@ def test_a_truncated_event_file_is_a_user_error(tmp_path: Path):
     broken = reader(PositiveEvents((RowGroup(path, 0, 1),), {}))
     with pytest.raises(UserError, match=r"train-00000\.parquet"):
         list(broken.batches(0))
+
+
+def test_nothing_is_drawn_that_came_after_what_is_trained_on() -> None:
+    """An item counts from the moment it appeared; without times, and for users, who have none, all do."""
+    items = pa.table({"item": [3, 4, 5, 6], "available_from": [0, 99, 100, 250]})
+    users = pa.table({"user": [3, 4]})
+    times = {"validation": 100, "test": 200}
+    timed, untimed = (
+        SimpleNamespace(items=items, users=users, manifest={"split": {"kind": "time", "times": one}})
+        for one in (times, None)
+    )
+    assert drawable_ids(timed, Side.ITEM, ("train",)).tolist() == [3, 4]
+    assert drawable_ids(timed, Side.ITEM, ("train", "validation")).tolist() == [3, 4, 5]
+    assert drawable_ids(timed, Side.USER, ("train",)).tolist() == [3, 4]
+    assert drawable_ids(untimed, Side.ITEM, ("train",)).tolist() == [3, 4, 5, 6]

@@ -7,7 +7,7 @@ from recsys.retrieval.sampler import UniformSampler
 
 
 def draws(count: int, size: int, seed: int, steps: range) -> np.ndarray:
-    sampler = UniformSampler(count, size, seed)
+    sampler = UniformSampler(np.arange(3, count + 3, dtype=np.int32), size, seed)
     compiled = tf.function(sampler)
     return np.stack([compiled(tf.constant(step, tf.int64)).numpy() for step in steps])
 

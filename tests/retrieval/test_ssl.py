@@ -68,7 +68,7 @@ def catalogue() -> dict[str, tf.Tensor]:
 def supervised(model: TwoTower, method: str = "cfm", **changes) -> SelfSupervision:
     config = SslConfig.model_validate({"method": method, "batch_size": 16} | changes)
     information = np.random.default_rng(4).random((4, 4))
-    sampler = UniformSampler(ITEMS, 16, 3)
+    sampler = UniformSampler(np.arange(3, ITEMS + 3), 16, 3)
     masks = make_masks(config, information + information.T, 0)
     return SelfSupervision(model.item_tower, config, masks, catalogue(), lambda step, batch: sampler(step), 7)
 
@@ -256,7 +256,7 @@ def trainer(model: TwoTower, kind: str = "adagrad", ones: tuple[SelfSupervision,
         make_optimiser(OptimiserConfig(kind=kind, learning_rate=0.05)),
         loss,
         LogQ(loss, counts, ITEMS, 16, 1),
-        Catalogue(ITEMS, {}),
+        Catalogue(np.arange(3, ITEMS + 3), {}),
         11,
         ones,
     )
@@ -350,7 +350,7 @@ def test_as_wired_each_tower_draws_from_all_of_its_own(tiny_dataset: Path, monke
     counts = scan_positives(dataset, ("train",)).counts
     model = TwoTower(two_tower_spec(dataset, ModelConfig(), counts), 1)
     build(model)
-    found = self_supervisions(dataset, model, config, 3)
+    found = self_supervisions(dataset, model, config, 3, ("train",))
     assert [one.tower for one in found] == [model.item_tower, model.query_tower]
     for one, entities, name in zip(found, (dataset.items, dataset.users), (ITEM, USER), strict=True):
         ids = entities[name].to_numpy()

@@ -49,7 +49,7 @@ def one_batch() -> dict[str, dict[str, tf.Tensor]]:
 
 def trainer_of(config: LossConfig, audience: AudienceSpec | None = None, *, fixed: bool = False) -> Trainer:
     log_q = LogQ(config, COUNTS, ITEMS, BATCH, 5)
-    catalogue = Catalogue(ITEMS, {}, fixed)
+    catalogue = Catalogue(np.arange(3, ITEMS + 3), {}, fixed)
     return Trainer(two_tower(audience), make_optimiser(OptimiserConfig()), config, log_q, catalogue, 7)
 
 
@@ -170,6 +170,16 @@ def test_uniform_negatives_are_of_the_whole_catalogue_and_nothing_else() -> None
     ids, counts = np.unique(drawn, return_counts=True)
     assert ids.tolist() == list(range(3, ITEMS + 3))
     assert counts.min() > 0.7 * 4000 / ITEMS
+
+
+def test_uniform_negatives_are_of_the_catalogue_as_it_was() -> None:
+    """Of the ids given, the last and the first among them, and no others."""
+    config = LossConfig(uniform_negatives=300)
+    log_q = LogQ(config, COUNTS, 3, BATCH, 5)
+    catalogue = Catalogue(np.array([4, 9, 11]), {})
+    trainer = Trainer(two_tower(), make_optimiser(OptimiserConfig()), config, log_q, catalogue, 7)
+    drawn = trainer._with_uniform(one_batch()["item"], SEED)[ITEM].numpy()[BATCH:]
+    assert sorted(set(drawn.tolist())) == [4, 9, 11]
 
 
 @pytest.mark.parametrize("uniform", [0, 5])
