@@ -22,7 +22,7 @@ OVERRIDES: dict[str, tuple[str, ...]] = {
         "model.item.features=[genres, title_words, year]",
         "train.refit_on_validation=false",
     ),
-    "simulator": (),
+    "simulator": ("train.ssl=null",),
 }
 
 
