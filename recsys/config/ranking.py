@@ -138,7 +138,7 @@ class RankingConfig(Section):
     tolerance: float = Field(default=0.001, ge=0.0)
     controls: tuple[Control, ...] = ()
     """Trained beside the chosen set, for the report: all values; as many of the most frequent values; as many values at
-    random; whole fields in the order of their values' gates, up to as many values."""
+    random; whole fields, which a search of its own at the same price chooses (`mode: field`)."""
     tasks: dict[TaskName, TaskConfig] = Field(default_factory=dict, exclude_if=lambda tasks: not tasks)
     """What is predicted beside the click, by name, for example `conversion`. Early stopping and the choice among
     `kappas` look at the click."""

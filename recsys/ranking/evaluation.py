@@ -76,7 +76,8 @@ def evaluate_ranker(
     )
     measured |= {"split": split, "position": position, "retrieval_score": record.get("retrieval_score")}
     measured |= {name: record.get(name) for name in SIZES}
-    measured["sets"] = [one | {"auc": one["validation_auc"]} for one in record["sets"]]
+    judged = [one for one in record["sets"] if one["validation_auc"] is not None]
+    measured["sets"] = [one | {"auc": one["validation_auc"]} for one in judged]
     tasks = {name: TaskConfig.model_validate(task) for name, task in settings.get("tasks", {}).items()}
     if tasks:
         measured["tasks"] = {

@@ -79,7 +79,7 @@ def rank(
         chosen = _plain(bench) if config.gates is None else _searched(bench, config.gates)
         model = bench.ranker(chosen.outcome, chosen.gates)
         calibration, tasks = _calibrations(bench, model)
-    exported = prune(model) if model.table.gates is not None else model
+    exported = prune(model) if model.gates is not None else model
     report = written_report(bench, chosen.sets, chosen.outcome, chosen.gates, chosen.search_epochs, model, exported)
     with write_artifact(output, RANKER_KIND, RANKER_FORMAT, settings) as target:
         names = {one.name for one in exported.spec.fields}
@@ -91,8 +91,8 @@ def rank(
         write_json(target / CALIBRATION, stored)
         write_json(target / REPORT, report | {"calibration": stored})
         write_json(target / "schema.json", dataset.schema.model_dump(mode="json"))
-        if chosen.outcome.gates is not None:
-            write_value_tables(target / "values", bench, chosen.outcome.gates, exported)
+        if chosen.gates is not None and chosen.outcome.gates is not None:
+            write_value_tables(target / "values", bench, chosen.outcome.gates, chosen.gates, exported)
     # A clock has no place in the folder: equal rankers have equal bytes.
     sample = bench.validation or split_examples(bench.maker, SPLITS[0], seed)
     before = scoring_function(model, calibration, neutral, tasks) if exported is not model else None
@@ -117,22 +117,33 @@ def _searched(bench: Workbench, gates: GatesConfig) -> _Chosen:
     several = [gates.model_copy(update={"kappa": kappa, "penalty": None}) for kappa in kappas] or [gates]
     for one in several:
         bench.search_settings(one)
-    searches, outcomes, found = [], [], []
-    for place, one in enumerate(several):
-        searched = bench.search(f"search-{place}", one)
-        outcome = bench.train(f"train-{place}", one, searched.gates, searched.rewind)
-        ratio = bench.kept_ratio(searched.gates, one)
-        searches.append(searched)
-        outcomes.append(outcome)
-        found.append(Candidate(one.penalty_for(bench.rows) * bench.rows, ratio, outcome.best_auc))
+    if len(several) > 1 and bench.judge is None:
+        raise UserError(
+            "ranking.kappas: which set of values is as good as the best is told by the AUC on validation rows, but "
+            f"{bench.dataset.path} has none with both labels; give one 'gates.kappa', or split off a validation part."
+        )
+    # What a phase ended with is as large as the table: it is read back rather than kept while others run.
+    sets = [_tried(bench, place, one) for place, one in enumerate(several)]
+    found = [Candidate(one.kappa or 0.0, one.kept_ratio, one.validation_auc or 0.0) for one in sets]
     best = choose(found, bench.config.tolerance)
-    sets = [
-        ValueSet("search", one.kappa, one.kept_ratio, one.auc, place == best, outcomes[place].task_auc)
-        for place, one in enumerate(found)
-    ]
+    sets[best] = replace(sets[best], chosen=True)
+    searched, outcome = _of_kappa(bench, best, several[best])
     for control in bench.config.controls:
-        sets.append(_control(bench, control, several[best], searches[best]))
-    return _Chosen(outcomes[best], several[best], sets, searches[best].epochs)
+        sets.append(_control(bench, control, several[best], searched))
+    return _Chosen(outcome, several[best], sets, searched.epochs)
+
+
+def _of_kappa(bench: Workbench, place: int, gates: GatesConfig) -> tuple[Outcome, Outcome]:
+    """A search and the training on what it kept."""
+    searched = bench.search(f"search-{place}", gates)
+    return searched, bench.train(f"train-{place}", gates, searched.gates, searched.rewind)
+
+
+def _tried(bench: Workbench, place: int, gates: GatesConfig) -> ValueSet:
+    """What is reported of one kappa."""
+    searched, outcome = _of_kappa(bench, place, gates)
+    kappa, ratio = gates.penalty_for(bench.rows) * bench.rows, bench.kept_ratio(searched.gates, gates)
+    return ValueSet("search", kappa, ratio, outcome.best_auc, False, outcome.task_auc)
 
 
 def _control(bench: Workbench, control: Control, gates: GatesConfig, searched: Outcome) -> ValueSet:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+import numpy as np
+
 from recsys._tensorflow import keras, tf
 from recsys.features.gates import Gates
 from recsys.features.pooling import DistinctVectors, FlatValues, flatten, mean_by_row, spread
@@ -18,13 +20,22 @@ class FeatureLayer(keras.layers.Layer):
     """Columns by name to gated vectors `[batch, fields, dim] float32` and first-order terms `[batch, fields]`.
 
     A value's gate multiplies its embedding and its first-order weight after the lookup and before pooling, so what
-    follows never sees a closed value: it is the zero vector in each branch. `field_gates` `[fields]` multiply whole
-    fields instead.
+    follows never sees a closed value: it is the zero vector in each branch. `field_gates` `[fields]` multiply all
+    values of a field instead, where `gated` `[fields] bool` (None: everywhere).
     """
 
-    def __init__(self, spec: RankerSpec, table: FeatureTable, *, seed: int, field_gates: Gates | None = None) -> None:
+    def __init__(
+        self,
+        spec: RankerSpec,
+        table: FeatureTable,
+        *,
+        seed: int,
+        field_gates: Gates | None = None,
+        gated: np.ndarray | None = None,
+    ) -> None:
         super().__init__(name="feature_layer")
         self.spec, self.table, self.field_gates = spec, table, field_gates
+        self.gated = np.ones(len(spec.fields), bool) if gated is None else gated
         self.attentions = {
             field.name: Attention(field.name, spec.dim, seed)
             for field in spec.fields
@@ -44,18 +55,22 @@ class FeatureLayer(keras.layers.Layer):
         widths = [self.spec.dim, heads] if self.spec.linear else [self.spec.dim]
         parts = []
         candidate = None
+        scales = None
+        if self.field_gates is not None:
+            scales = tf.where(tf.constant(self.gated), self.field_gates.all(), 1.0)
         if singles:
             place = places.pop(0)
             # Cut before they are spread: the gradient of a slice of what was spread would pass over all of it again.
             vectors = [self._spread(part, place, features) for part in tf.split(looked_up.vectors, widths, axis=1)]
+            if scales is not None:
+                vectors = [one * scales[: len(singles), None] for one in vectors]
             candidate = vectors[0][:, self.spec.candidate] if self.attentions else None
             parts.append(vectors)
-        for field, (values, _), place in zip(lists, flat, places, strict=True):
-            pooled = self._pooled(field, values, replace(looked_up, place=place), candidate)[:, None, :]
+        for number, (field, (values, _), place) in enumerate(zip(lists, flat, places, strict=True), len(singles)):
+            own = looked_up.vectors if scales is None else looked_up.vectors * scales[number]
+            pooled = self._pooled(field, values, replace(looked_up, vectors=own, place=place), candidate)[:, None, :]
             parts.append(tf.split(pooled, widths, axis=2))
         found = [one[0] if len(one) == 1 else tf.concat(one, axis=1) for one in zip(*parts, strict=True)]
-        if self.field_gates is not None:
-            found = [one * self.field_gates.all()[:, None] for one in found]
         if not self.spec.linear:
             return found[0], [None] * heads
         return found[0], tf.unstack(found[1], axis=2)

@@ -28,12 +28,13 @@ class Ranker(keras.Model):
         gated: np.ndarray | None = None,
         field_gates: Gates | None = None,
     ) -> None:
-        """`gates` are those of the table's rows, in force where `gated` `[rows] bool`; `field_gates` of fields."""
+        """`gates` are those of the table's rows, `field_gates` of fields; in force where `gated` `[rows or fields]`."""
         super().__init__(name="ranker")
         self.spec = spec
         self.gates = field_gates if gates is None else gates
-        self.table = FeatureTable(spec, seed=named_seed(seed, "table"), gates=gates, gated=gated)
-        self.layer = FeatureLayer(spec, self.table, seed=seed, field_gates=field_gates)
+        of_rows, of_fields = (gated, None) if field_gates is None else (None, gated)
+        self.table = FeatureTable(spec, seed=named_seed(seed, "table"), gates=gates, gated=of_rows)
+        self.layer = FeatureLayer(spec, self.table, seed=seed, field_gates=field_gates, gated=of_fields)
         self.backbone = make_backbone(spec, seed)
         self.heads = {name: make_backbone(spec, named_seed(seed, f"task/{name}"), head=True) for name in spec.tasks}
         self({name: tf.zeros([1] * len(form.shape), form.dtype) for name, form in signature(spec).items()})

@@ -4,9 +4,10 @@ A phase that was killed goes on from its last checkpoint; one that ended is read
 calls, and run again it ends with the same bytes.
 """
 
+import gc
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -33,7 +34,7 @@ from recsys.ranking.seeds import named_seed
 from recsys.ranking.spec import RankerSpec, ranker_spec
 from recsys.ranking.step import Trainer
 from recsys.ranking.tasks import CLICK, check_tasks
-from recsys.retrieval.checkpoints import CheckpointFolder
+from recsys.retrieval.checkpoints import Checkpoint, CheckpointFolder
 from recsys.retrieval.display import Display
 from recsys.retrieval.shards import EventReader, scan_positives
 from recsys.retrieval.state import Progress, assign_variables, variable_arrays
@@ -56,7 +57,7 @@ class Outcome:
     """What a phase ended with: `weights` (after training those of the best epoch) and `gates`, the gates' logits.
 
     `rewind` are a search's weights after its rewind epoch, empty otherwise. `epochs` has a record for each epoch,
-    `best_auc` is the best one's validation AUC.
+    `best_auc` is the best one's validation AUC, None where there was nothing to judge by.
     """
 
     weights: dict[str, np.ndarray]
@@ -64,7 +65,7 @@ class Outcome:
     rewind: dict[str, np.ndarray]
     epochs: list[dict[str, float]]
     best_epoch: int
-    best_auc: float
+    best_auc: float | None
 
     @property
     def task_auc(self) -> dict[str, float]:
@@ -122,6 +123,12 @@ class Workbench:
         return examples
 
     @cached_property
+    def judge(self) -> Examples | None:
+        """The validation rows, by whose AUC epochs and sets of values are told apart; None where a class is missing."""
+        examples = self.validation
+        return examples if examples is not None and len(np.unique(examples.labels)) == 2 else None
+
+    @cached_property
     def counts(self) -> np.ndarray:
         """Training occurrences of each table row, `[rows] int64`."""
         return row_counts(self.maker)
@@ -131,28 +138,53 @@ class Workbench:
         """`[rows] bool`: the rows that occur in training: what the kept ratio is a ratio of."""
         return self.counts > 0
 
-    def gated(self, config: GatesConfig) -> np.ndarray:
-        """`[rows] bool`: rows of the gated fields. Raises UserError for a field that the ranker does not read."""
-        names = {one.name: one.table for one in self.spec.fields}
+    def gated_fields(self, config: GatesConfig) -> np.ndarray:
+        """`[fields] bool`: the fields that have gates.
+
+        Raises UserError for a field that the ranker does not read, and for one whose rows a field without gates shares.
+        """
+        names = [one.name for one in self.spec.fields]
         for name in config.fields or ():
             if name not in names:
                 raise UserError(f"ranking.gates.fields: the ranker reads no field '{name}'; it reads {sorted(names)}.")
+        found = np.array([config.fields is None or name in config.fields for name in names])
+        for table in self.spec.tables:
+            sharing = [place for place, one in enumerate(self.spec.fields) if one.table == table.name]
+            if len(set(found[sharing].tolist())) > 1:
+                raise UserError(
+                    f"ranking.gates.fields: {[names[place] for place in sharing]} share their values' rows, and so "
+                    "their gates; name all of them or none."
+                )
+        return found
+
+    def gated(self, config: GatesConfig) -> np.ndarray:
+        """`[rows] bool`: rows of the gated fields. Raises UserError as `gated_fields`."""
         mask = np.zeros(self.spec.rows, bool)
-        for name in config.fields if config.fields is not None else names:
-            mask[self.spec.part(names[name])] = True
+        for one, gated in zip(self.spec.fields, self.gated_fields(config), strict=True):
+            mask[self.spec.part(one.table)] |= gated
         return mask
+
+    def row_logits(self, gates: np.ndarray, config: GatesConfig) -> np.ndarray:
+        """The gate logit of each row, `[rows] float32`, NaN where it has none.
+
+        Of gates of fields it is the field's; the largest one where several share the rows, so that a row counts as kept
+        that one of them reads.
+        """
+        if config.mode != "field":
+            return np.where(self.gated(config), gates, np.float32(np.nan))
+        found = np.full(self.spec.rows, np.nan, np.float32)
+        for one, logit, gated in zip(self.spec.fields, gates, self.gated_fields(config), strict=True):
+            part = self.spec.part(one.table)
+            if gated:
+                found[part] = np.fmax(found[part], logit)
+        return found
 
     def kept_rows(self, gates: np.ndarray | None, config: GatesConfig) -> np.ndarray:
         """`[rows] bool`: what gates of these logits (None: no gates) leave open, rows without gates among them."""
         if gates is None:
             return np.ones(self.spec.rows, bool)
-        if config.mode != "field":
-            return kept(gates) | ~self.gated(config)
-        rows = np.zeros(self.spec.rows, bool)
-        for one, stays in zip(self.spec.fields, kept(gates), strict=True):
-            if stays:
-                rows[self.spec.part(one.table)] = True
-        return rows
+        logits = self.row_logits(gates, config)
+        return kept(logits) | np.isnan(logits)
 
     def kept_ratio(self, gates: np.ndarray | None, config: GatesConfig) -> float:
         """The share of the values seen in training that are kept."""
@@ -176,11 +208,13 @@ class Workbench:
     def search(self, name: str, config: GatesConfig) -> Outcome:
         """Train weights and gates together; `Outcome.gates` decide, `Outcome.rewind` is where to go on from."""
         search = self.search_settings(config)
-        temperature = tf.Variable(1.0, trainable=False, name="temperature")
-        model = self._model(config, temperature)
-        assert model.gates is not None
-        optimiser = GateOptimiser([model.gates], search, dense=config.mode != "value-lazy")
-        return self._run(name, model, config.search_epochs, optimiser, config.rewind_epoch)
+
+        def trainer() -> Trainer:
+            model = self._model(config, tf.Variable(1.0, trainable=False, name="temperature"))
+            assert model.gates is not None
+            return self._trainer(model, GateOptimiser([model.gates], search, dense=config.mode != "value-lazy"))
+
+        return self._run(name, trainer, config.search_epochs, config.rewind_epoch)
 
     def train(
         self,
@@ -190,12 +224,16 @@ class Workbench:
         start: Weights | None = None,
     ) -> Outcome:
         """Train weights with hard gates of these logits (none: a plain model), from `start` or from the beginning."""
-        model = self._model(config if gates is not None else None, None)
-        if model.gates is not None:
-            model.gates.logits.assign(gates)
-        if start is not None:
-            assign_variables({"learned": model.learned}, start)
-        return self._run(name, model, self.config.train.epochs, None, None)
+
+        def trainer() -> Trainer:
+            model = self._model(config if gates is not None else None, None)
+            if model.gates is not None:
+                model.gates.logits.assign(gates)
+            if start is not None:
+                assign_variables({"learned": model.learned}, start)
+            return self._trainer(model, None)
+
+        return self._run(name, trainer, self.config.train.epochs, None)
 
     def ranker(self, outcome: Outcome, config: GatesConfig | None = None) -> Ranker:
         """The model that training ended with."""
@@ -211,32 +249,32 @@ class Workbench:
             return Ranker(self.spec, seed)
         if config.mode == "field":
             gates = Gates("fields", len(self.spec.fields), start=config.start, temperature=temperature)
-            return Ranker(self.spec, seed, field_gates=gates)
+            return Ranker(self.spec, seed, field_gates=gates, gated=self.gated_fields(config))
         gates = Gates("values", self.spec.rows, start=config.start, temperature=temperature)
         return Ranker(self.spec, seed, gates=gates, gated=self.gated(config))
 
-    def _run(
-        self, name: str, model: Ranker, epochs: int, optimiser: GateOptimiser | None, rewind_epoch: int | None
-    ) -> Outcome:
+    def _trainer(self, model: Ranker, gates: GateOptimiser | None) -> Trainer:
+        tasks = {task: settings.weight for task, settings in self.config.tasks.items()}
+        return Trainer(model, self.config.train, named_seed(self.seed, "steps"), gates, tasks)
+
+    def _run(self, name: str, trainer: Callable[[], Trainer], epochs: int, rewind_epoch: int | None) -> Outcome:
         ended = self.folder.read(f"{name}-ended.npz")
         if ended is None:
-            tasks = {task: settings.weight for task, settings in self.config.tasks.items()}
-            trainer = Trainer(model, self.config.train, named_seed(self.seed, "steps"), optimiser, tasks)
-            ended_arrays, state = _Phase(self, name, trainer, epochs, rewind_epoch).run()
-        else:
-            ended_arrays, state = ended.arrays, ended.state
+            ended = Checkpoint(*_Phase(self, name, trainer(), epochs, rewind_epoch).run())
+            gc.collect()  # model and step refer to each other: a table of gigabytes would outlive its phase
         parts: dict[str, dict[str, np.ndarray]] = {"learned": {}, "rewind": {}}
-        for key, values in ended_arrays.items():
+        for key, values in ended.arrays.items():
             group, _, rest = key.partition(":")
             if group in parts:
                 parts[group][rest] = values
+        state = ended.state
         return Outcome(
             parts["learned"],
-            ended_arrays.get("gates:"),
+            ended.arrays.get("gates:"),
             parts["rewind"],
             state["epochs"],
             state["best_epoch"],
-            state["best_value"],
+            state["best_value"] if state["best_epoch"] else None,
         )
 
 
@@ -329,7 +367,7 @@ class _Phase:
         gates = self.trainer.model.gates
         if gates is not None:
             record["open_gates"] = float(kept(gates.logits.numpy()).mean())
-        examples = self.bench.validation
+        examples = self.bench.judge
         if examples is not None:
             logits = self.live.every(examples.features)
             value = auc(logits[CLICK], examples.labels, examples.weights)

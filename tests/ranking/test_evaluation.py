@@ -24,6 +24,7 @@ from recsys.ranking.evaluation import (
 from recsys.ranking.measure import Shown, auc_replicates, measure_shown, reliability
 from recsys.ranking.section import ranking_section
 from recsys.ranking.truth import against_truth, true_probabilities
+from recsys.schema import Kind, Side
 
 HOUR = 3_600_000
 
@@ -224,6 +225,14 @@ def test_impressions_and_frequencies_of_a_data_set(simulated: Pipeline) -> None:
     for name in ("user", "item"):
         same = pc.sum(pc.equal(train[name], events[name][row])).as_py()
         assert frequencies[name][row] == same
+    context = [one.name for one in dataset.schema.of(Side.CONTEXT, Kind.CATEGORICAL)]
+    train, asked = (dataset.events(split, ("user", "item", *context)) for split in ("train", "test"))
+    same = [pc.sum(pc.equal(train[name], asked[name][row])).as_py() for name in ("user", "item", *context)]
+    for side in (Side.USER, Side.ITEM):
+        for field in dataset.schema.of(side, Kind.CATEGORICAL):
+            column = dataset.features(side)[field.name]
+            same.append(int((column[train[side].to_numpy()] == column[asked[side][row].as_py()]).sum()))
+    assert len(same) > 6 and frequencies["rarest value"][row] == min(same)
     assert (frequencies["rarest value"] <= np.minimum(frequencies["user"], frequencies["item"])).all()
     assert (frequencies["rarest value"] < frequencies["item"]).any()
 
