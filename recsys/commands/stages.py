@@ -20,6 +20,7 @@ from recsys.commands.common import (
     tell_made,
     tell_next,
 )
+from recsys.commands.rankers import print_ranker
 from recsys.commands.rows import print_rows
 from recsys.errors import UserError
 
@@ -74,6 +75,7 @@ def train(
         return
     for made in both:
         tell_made(made)
+    print_ranker(pipeline.ranker_path)
     tell_next(command_line(NEXT["train"], config, overrides))
 
 
@@ -161,6 +163,8 @@ def _run(pipeline: "Pipeline", as_json: bool) -> None:
         if made.stage == "ingest" and made.seconds is not None:
             print_rows(made.path)
         tell_made(made)
+        if made.stage == "rank" and made.seconds is not None:
+            print_ranker(made.path)
 
     made = pipeline.run(tell=(lambda made: None) if as_json else tell)
     if as_json:

@@ -6,15 +6,7 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from recsys.evaluation.plots import COLOURS, INK, OURS_COLOUR, draw
-
-SET_LABELS = {
-    "backbone": "all values",
-    "search": "OptFS",
-    "frequency": "most frequent values",
-    "random": "random values",
-    "field": "whole fields",
-}
-"""Names of sets of values for people."""
+from recsys.ranking.selection import SET_LABELS
 
 
 def reliability_curve(points: Sequence[Mapping[str, float]], truth: Sequence[Mapping[str, float]] = ()) -> str:

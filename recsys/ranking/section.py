@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from recsys.ranking import plots
 from recsys.ranking.evaluation import RAREST
+from recsys.ranking.selection import SET_LABELS
 
 TEMPLATE = "section.html.j2"
 
@@ -43,7 +44,7 @@ def ranking_section(ranking: Mapping[str, Any]) -> Markup:
     page = environment.get_template(TEMPLATE).render(
         ranking=ranking,
         figure_names=FIGURE_NAMES,
-        set_labels=plots.SET_LABELS,
+        set_labels=SET_LABELS,
         rarest=deciles.get(RAREST),
         ratio_part=str(ranking.get("sets_split", "validation")).capitalize(),
         ranking_plots={

@@ -5,6 +5,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+SET_LABELS = {
+    "backbone": "all values",
+    "search": "OptFS",
+    "frequency": "most frequent values",
+    "random": "random values",
+    "field": "whole fields",
+}
+"""Names of sets of values for people."""
+
 
 @dataclass(frozen=True)
 class Candidate:

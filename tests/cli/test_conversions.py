@@ -1,6 +1,7 @@
 """Clicks and conversions by the command line: the simulator's shop, a ranker of both, and what is measured of it."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,12 @@ def test_a_ranker_of_clicks_and_conversions(tmp_path: Path) -> None:
     words = [word for name, value in SMALL.items() for word in ("--set", f"{name}={value}")]
     outcome = recsys("run", CONFIG, "--set", f"workdir={tmp_path}", *words)
     assert outcome.code == 0, outcome.err
+
+    record = json.loads((tmp_path / "ranker" / "ranking.json").read_text())
+    told, chosen = outcome.err, record["sets"][0]
+    assert f"Ranker deepfm, OptFS at kappa 2: validation AUC {chosen['validation_auc']:.4f}, conversion" in told
+    assert f"pruned: {record['values']['seen']:,} → {record['values']['kept']:,} values" in told
+    assert re.search(r"200 candidates: p99 \d+\.\d → \d+\.\d ms", told)
 
     ranker = load_ranker(tmp_path / "bundle" / "ranker")
     towers = [load_tower(tmp_path / "bundle" / "model" / f"{side}_tower") for side in ("query", "item")]
