@@ -18,8 +18,8 @@ class Audience(keras.layers.Layer):
     def __init__(self, spec: AudienceSpec, table: EmbeddingTable) -> None:
         super().__init__(name="audience")
         self.table = table
-        # Variables, not constants: long lists must not live inside the exported graph.
-        self.users = tf.Variable(spec.users, trainable=False, name="audience/users", dtype=tf.int32)
+        # Variables, not constants: long lists must not live inside the exported graph. int64 has GPU kernels.
+        self.users = tf.Variable(spec.users, trainable=False, name="audience/users", dtype=tf.int64)
         self.splits = tf.Variable(spec.splits, trainable=False, name="audience/splits", dtype=tf.int64)
 
     def call(self, items: tf.Tensor, without: tf.Tensor | None = None) -> tf.Tensor:

@@ -58,8 +58,8 @@ class Trainer(tf.Module):
         stored = config.cross_batch_negatives
         self.queue = CandidateQueue(stored, model.spec.config.output_dim) if stored else None
         self.histories = item_histories(model.spec) if config.mask_history else ()
-        # A variable, not a constant: a large catalogue must not live inside the graph.
-        self.drawn_from = tf.Variable(catalogue.ids, trainable=False, dtype=tf.int32, name="drawn_from")
+        # A variable, not a constant: a large catalogue must not live inside the graph. int64 has GPU kernels.
+        self.drawn_from = tf.Variable(catalogue.ids, trainable=False, dtype=tf.int64, name="drawn_from")
         # Stored candidates keep their own vectors, so a queue needs the repeats.
         self.distinct = catalogue.fixed and self.queue is None and not model.item_tower.varies_by_row
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
@@ -111,7 +111,7 @@ class Trainer(tf.Module):
         places = tf.random.stateless_uniform(
             [self.config.uniform_negatives], seed, minval=0, maxval=len(self.catalogue.ids), dtype=tf.int32
         )
-        drawn = tf.gather(self.drawn_from, places)
+        drawn = tf.cast(tf.gather(self.drawn_from, places), tf.int32)
         extra = join({ITEM: drawn}, ITEM, self.catalogue.features)
         extra[USER] = tf.fill(tf.shape(drawn), PADDING_ID)
         return {name: tf.concat([values, extra[name]], axis=0) for name, values in items.items()}

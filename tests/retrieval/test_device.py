@@ -42,6 +42,13 @@ STEPS = {
         },
     ),
     "dense gates": ({}, {"loss": {"frequencies": "batch"}, "gates": {"mode": "value-dense", **SEARCH}}),
+    "what is stored, and users of items": (
+        {"item_audience": True, "item": {"combine": "sum", "feature_dropout": 0.1}},
+        {
+            "loss": {"cross_batch_negatives": 64, "precision": "bfloat16"},
+            "gates": {"mode": "value-dense", **SEARCH},
+        },
+    ),
     "gates of fields": (
         {},
         {"optimiser": {"kind": "adagrad"}, "ssl": {"method": "rfm"}, "gates": {"mode": "field", **SEARCH}},
