@@ -27,7 +27,8 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.parts.evidence import command  # noqa: E402
+from benchmarks.parts.code_state import CODE, RANKERS, code_state, trained_by  # noqa: E402
+from benchmarks.parts.evidence import command, surroundings_line  # noqa: E402
 from benchmarks.parts.planted_noise import NAMES, TOTAL, Truth, write_planted_noise  # noqa: E402
 from recsys.artifacts import fingerprint, write_atomic  # noqa: E402
 from recsys.config.ranking import RankingConfig  # noqa: E402
@@ -220,9 +221,10 @@ def _cell(
         if found["key"] == key:
             return found
     started = time.perf_counter()
+    state = code_state(*RANKERS, "benchmarks/optfs_planted_noise.py", "benchmarks/parts/planted_noise.py")
     result = Cell(folder, data, backbone, seed, config).run(truth, full=backbone == "fm" and not quick)
     assert config.gates is not None
-    result |= {"key": key, "penalty": config.gates.penalty, "seconds": time.perf_counter() - started}
+    result |= {"key": key, CODE: state, "penalty": config.gates.penalty, "seconds": time.perf_counter() - started}
     result["data"] = DatasetFolder.open(data).artifact.artifact_id
     write_atomic(path, json.dumps(result, indent=1).encode())
     return result
@@ -330,6 +332,9 @@ def _write_evidence(
         "Data: benchmarks/parts/planted_noise.py makes it from a seed (90,000 rows, 70/15/15; 4,780 values of 11 "
         "fields, 130 of them live). Every cell and the checksum of its data: figures.json; settings: config.yaml. "
         "NOTES.md says what differs from the specification's figures, and why.",
+        "",
+        surroundings_line(),
+        trained_by(one for cells in results.values() for one in cells),
         "",
         *(f"- {'holds' if holds else '**does not hold**'}: {text}" for text, holds in checks),
         "",

@@ -21,7 +21,8 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.parts.evidence import command
+from benchmarks.parts.code_state import CODE, RANKERS, code_state, trained_by
+from benchmarks.parts.evidence import command, surroundings_line
 from benchmarks.parts.planting import PLANTED, plant
 from benchmarks.parts.ranking_cells import Cell, kept_ratio_of, run_cell
 from benchmarks.parts.ranking_recipes import BACKBONES, PLANT_IN, RECIPES, Recipe
@@ -134,7 +135,7 @@ def cell_of(
             return found
     raw = RUNS / ("quick" if quick else "full") / data / "raw"  # where the simulator writes its logs
     cell = Cell(dataset, config, seed, kappas, folder / "checkpoints", raw if raw.is_dir() else None)
-    result = {"key": key} | run_cell(cell)
+    result = {"key": key, CODE: code_state(*RANKERS, "benchmarks/parts/ranking_cells.py")} | run_cell(cell)
     write_atomic(path, json.dumps(result, indent=1).encode())
     return result
 
@@ -274,7 +275,10 @@ def write_evidence(data: str, results: dict[str, list[dict[str, Any]]], document
         "",
         "Checksums of the raw files, every cell and every set of values tried are in figures.json, the resolved "
         "configuration of each backbone in config.yaml. How the settings were found: tuning.md. Seconds are of the "
-        "last run of a cell: phases that an earlier run had ended are read back, not trained again.",
+        "last run of a cell, as is the code: phases that an earlier run had ended are read back, not trained again.",
+        "",
+        surroundings_line(),
+        trained_by(one for cells in results.values() for one in cells),
         "",
         "| model | seed | AUC | gAUC | log loss | OptFS AUC | gAUC | log loss | kept | frequent, AUC | kappa | epochs "
         "| seconds |",

@@ -21,6 +21,7 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.parts.code_state import CODE, TOWERS, code_state, trained_by  # noqa: E402
 from benchmarks.parts.evidence import command, surroundings_line  # noqa: E402
 from recsys.artifacts import write_atomic  # noqa: E402
 from recsys.config import Config, load_config  # noqa: E402
@@ -122,11 +123,14 @@ def run_seed(data: str, seed: int, console: Console, *, quick: bool, apart: bool
     config = seed_config(data, seed, quick=quick, apart=apart)
     pipeline = Pipeline(config)
     spent_file = config.workdir / "seconds.json"
+    code_file, state = config.workdir / "code.json", code_state(*TOWERS)
     spent = json.loads(spent_file.read_text()) if spent_file.is_file() else {}
 
     def tell(made: Made) -> None:
         if made.seconds is not None:
             spent[made.stage] = made.seconds
+            if made.stage == "train":
+                write_atomic(code_file, json.dumps(state).encode())
             write_atomic(spent_file, json.dumps(spent).encode())
         run = "baselines" if apart else f"seed {seed}"
         console.print(f"[dim]{data} {run}: {made.stage} {spent.get(made.stage, 0.0):.0f} s[/dim]", highlight=False)
@@ -138,6 +142,7 @@ def run_seed(data: str, seed: int, console: Console, *, quick: bool, apart: bool
         "metrics": pipeline.metrics(),
         "config": config.model_dump(mode="json"),
         "inputs": dataset["inputs"],
+        **({CODE: json.loads(code_file.read_text())} if code_file.is_file() else {}),
         "minutes": sum(spent.values()) / 60,
     }
 
@@ -219,6 +224,7 @@ def write_evidence(
         "recipe was found, and how far to trust the result: NOTES.md.",
         "",
         surroundings_line(),
+        trained_by(results),
         *(
             ["", f"Baselines: a run of their own with `{' '.join(BASELINES_APART[data])}`."]
             if data in BASELINES_APART

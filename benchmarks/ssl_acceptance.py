@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -23,14 +24,19 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.parts import ssl_synthetic as synthetic  # noqa: E402
-from benchmarks.parts.evidence import command  # noqa: E402
+from benchmarks.parts.code_state import CODE, TOWERS, remember, trained_by  # noqa: E402
+from benchmarks.parts.evidence import command, surroundings_line  # noqa: E402
 from benchmarks.parts.ssl_synthetic import SLICES, Arm, make_data, recalls, train_arm  # noqa: E402
 from recsys._tensorflow import keras  # noqa: E402
 from recsys.artifacts import fingerprint, write_atomic  # noqa: E402
 from recsys.config.ssl import SslConfig  # noqa: E402
 
 CELLS = ROOT / "runs" / "ssl-acceptance"
+CODE_OF_CELLS = (*TOWERS, "benchmarks/parts/ssl_synthetic.py")
 SPARSE = 0.1
+
+Cell = dict[str, Any]
+"""Recall by slice and cut-off (`tail@50`), and by which code."""
 
 ARMS: dict[str, Arm] = {
     "plain": Arm(),
@@ -99,7 +105,7 @@ def main() -> None:
     arms = {name: ARMS[name] for name in QUICK} if arguments.quick else ARMS
     seeds = range(1, 2 if arguments.quick else arguments.seeds + 1)
     epochs = QUICK_EPOCHS if arguments.quick else synthetic.EPOCHS
-    results: dict[str, list[dict[str, float]]] = {name: [] for name in arms}
+    results: dict[str, list[Cell]] = {name: [] for name in arms}
     for seed in seeds:
         for name, arm in arms.items():
             results[name].append(cell(name, arm, seed, epochs, console))
@@ -111,6 +117,7 @@ def main() -> None:
         f"{key} / {name}": float(np.mean([one[key] for one in cells]))
         for name, cells in results.items()
         for key in cells[0]
+        if key != CODE
     }
     context = {
         "seeds": list(seeds),
@@ -130,34 +137,32 @@ def constants() -> dict[str, object]:
     return {name: value for name, value in vars(synthetic).items() if name.isupper() and name != "ITEM"}
 
 
-def cell(name: str, arm: Arm, seed: int, epochs: int, console: Console) -> dict[str, float]:
+def cell(name: str, arm: Arm, seed: int, epochs: int, console: Console) -> Cell:
     """Recalls of one arm with one seed, from the file where the same settings were run before."""
     settings = {**asdict(arm), "ssl": None if arm.ssl is None else arm.ssl.model_dump(mode="json")}
     key = fingerprint({"arm": settings, "seed": seed, "epochs": epochs, "constants": constants()})
-    file = CELLS / f"{key[:20]}.json"
-    if file.is_file():
-        return json.loads(file.read_text())
-    started = time.monotonic()
-    data = make_data(seed, arm.share)
-    found = recalls(train_arm(data, arm, seed, epochs), data)
-    write_atomic(file, json.dumps(found).encode())
-    console.print(
-        f"[dim]seed {seed}, {name}: tail@50 {found['tail@50']:.3f}, {time.monotonic() - started:.0f} s[/dim]",
-        highlight=False,
-    )
-    keras.backend.clear_session()
-    gc.collect()
-    return found
+
+    def run() -> dict[str, float]:
+        started = time.monotonic()
+        data = make_data(seed, arm.share)
+        found = recalls(train_arm(data, arm, seed, epochs), data)
+        seconds = time.monotonic() - started
+        console.print(
+            f"[dim]seed {seed}, {name}: tail@50 {found['tail@50']:.3f}, {seconds:.0f} s[/dim]", highlight=False
+        )
+        keras.backend.clear_session()
+        gc.collect()
+        return found
+
+    return remember(CELLS / f"{key[:20]}.json", CODE_OF_CELLS, run)
 
 
-def mean(results: Mapping[str, list[dict[str, float]]], name: str, key: str) -> float:
+def mean(results: Mapping[str, list[Cell]], name: str, key: str) -> float:
     """Mean over the seeds."""
     return float(np.mean([one[key] for one in results[name]]))
 
 
-def table(
-    results: Mapping[str, list[dict[str, float]]], reference: Mapping[str, tuple[float, float, float, float]]
-) -> Table:
+def table(results: Mapping[str, list[Cell]], reference: Mapping[str, tuple[float, float, float, float]]) -> Table:
     """Mean (deviation) of recall@50 and, behind it, how far that is from the specification's figure."""
     shown = Table(
         title="recall@50: mean (standard deviation) over seeds, and the difference to the specification's figure"
@@ -179,7 +184,7 @@ def table(
     return shown
 
 
-def acceptance(results: Mapping[str, list[dict[str, float]]]) -> list[tuple[str, bool]]:
+def acceptance(results: Mapping[str, list[Cell]]) -> list[tuple[str, bool]]:
     """Items 1, 2, 3 and 10 of the specification's section 8, with the figures that they were judged by."""
 
     def at(name: str, one: str) -> float:
@@ -208,7 +213,7 @@ def acceptance(results: Mapping[str, list[dict[str, float]]]) -> list[tuple[str,
 
 
 def write_evidence(
-    results: Mapping[str, list[dict[str, float]]], checks: list[tuple[str, bool]], document: str, console: Console
+    results: Mapping[str, list[Cell]], checks: list[tuple[str, bool]], document: str, console: Console
 ) -> None:
     """Command, settings, a table by seed, the checks and the log, under docs/evidence/ssl-synthetic/."""
     folder = ROOT / "docs" / "evidence" / "ssl-synthetic"
@@ -219,6 +224,9 @@ def write_evidence(
         "",
         "Data and settings: benchmarks/parts/ssl_synthetic.py; every cell and all constants: figures.json. NOTES.md "
         "says where and why the figures differ from the specification's.",
+        "",
+        surroundings_line(),
+        trained_by(cell for cells in results.values() for cell in cells),
         "",
         *(f"- {'holds' if holds else '**does not hold**'}: {text}" for text, holds in checks),
         "",

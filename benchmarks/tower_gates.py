@@ -24,6 +24,8 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.parts import gates_planted as planted  # noqa: E402
 from benchmarks.parts import gates_synthetic_grid as synthetic  # noqa: E402
+from benchmarks.parts.code_state import trained_by  # noqa: E402
+from benchmarks.parts.evidence import surroundings_line  # noqa: E402
 from benchmarks.parts.gates_planted import FREQUENT, KAPPAS, NONE, NONE_SSL, ORACLE, TUNING_SEED, Arm  # noqa: E402
 from benchmarks.parts.planted_fields import PLANTED  # noqa: E402
 from benchmarks.parts.retrieval_cells import CUT_OFFS, SLICES, Cell  # noqa: E402
@@ -47,6 +49,7 @@ def main() -> None:
     seeds = list(range(1, 2 if arguments.quick else arguments.seeds + 1))
     run = on_synthetic if arguments.data == "synthetic" else on_planted
     document, by_seed, config = run(seeds, arguments.quick, console)
+    by_seed += ["", surroundings_line(), trained_by(cell for cells in document["cells"].values() for cell in cells)]
     text = json.dumps(document, indent=1)
     if arguments.json:
         write_atomic(arguments.json, text.encode())

@@ -19,7 +19,7 @@ PACKAGES = ("tensorflow", "tf-keras", "tensorflow-recommenders", "apache-beam", 
 def surroundings() -> dict[str, str | int]:
     """The commit (with `+` where the tree was altered), Python, the cores and the packages that figures depend on."""
     found: dict[str, str | int] = {
-        "commit": _commit(),
+        "commit": commit(),
         "python": platform.python_version(),
         "cores": os.cpu_count() or 0,
     }
@@ -63,7 +63,9 @@ def write_speed_evidence(name: str, title: str, notes: str, printed: str, docume
     return folder
 
 
-def _commit() -> str:
+def commit() -> str:
+    """The short commit of the tree, with `+` where it was altered; `unknown` outside git."""
+
     def git(*words: str) -> str:
         return subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True, check=True).stdout.strip()
 

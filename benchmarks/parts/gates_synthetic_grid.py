@@ -1,11 +1,11 @@
 """The arms of the OptFS specification's section 11 beside its figures, cell by cell, and what must be true of them."""
 
 import gc
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -13,10 +13,11 @@ from rich.table import Table
 
 from benchmarks.parts import gates_synthetic as synthetic
 from benchmarks.parts import ssl_synthetic
+from benchmarks.parts.code_state import TOWERS, remember
 from benchmarks.parts.gates_synthetic import NOISE, Found, GateArm, noisy_data, search, train_arm
 from benchmarks.parts.ssl_synthetic import recalls
 from recsys._tensorflow import keras
-from recsys.artifacts import fingerprint, write_atomic
+from recsys.artifacts import fingerprint
 
 NONE, ORACLE = "no gates", "no gates, useful fields only"
 DENSE, MOST = "dense 3e-4", "as many of the most frequent values as dense 3e-4"
@@ -54,14 +55,16 @@ QUICK_EPOCHS = 1
 WINS_BACK = 0.5
 """The share of what dense gates cost the tail that self-supervision in the search must win back ("most")."""
 
-Cells = Mapping[str, Sequence[Mapping[str, float]]]
+CODE_OF_CELLS = (*TOWERS, *(f"benchmarks/parts/{name}.py" for name in ("gates_synthetic", "ssl_synthetic")))
+
+Cells = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
-def run_grid(seeds: Sequence[int], folder: Path, console: Console, *, quick: bool) -> dict[str, list[dict[str, float]]]:
+def run_grid(seeds: Sequence[int], folder: Path, console: Console, *, quick: bool) -> dict[str, list[dict[str, Any]]]:
     """Every arm with every seed; seeds are those of the data too."""
     arms = {name: ARMS[name] for name in QUICK} if quick else ARMS
     epochs = QUICK_EPOCHS if quick else ssl_synthetic.EPOCHS
-    results: dict[str, list[dict[str, float]]] = {name: [] for name in arms}
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in arms}
     for seed in seeds:
         searched: dict[GateArm, Found] = {}
         for name, arm in arms.items():
@@ -84,24 +87,27 @@ def _cell(
     folder: Path,
     console: Console,
     searched: dict[GateArm, Found],
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Recalls and shares kept, from the file where it was run before; arms with one search share it in `searched`."""
     file = folder / f"{fingerprint({'arm': asdict(arm), 'seed': seed, 'epochs': epochs, 'of': settings()})[:20]}.json"
-    if file.is_file():
-        return json.loads(file.read_text())
-    started = time.monotonic()
-    data = noisy_data(seed)
-    same = replace(arm, frequent=False)
-    if arm.mode is not None and same not in searched:
-        searched[same] = search(data, arm, seed)
-    model, shares = train_arm(data, arm, seed, searched.get(same), epochs)
-    found = recalls(model, data) | {f"kept/{field}": share for field, share in shares.items()}
-    write_atomic(file, json.dumps(found).encode())
-    seconds = time.monotonic() - started
-    console.print(f"[dim]seed {seed}, {name}: tail@50 {found['tail@50']:.3f}, {seconds:.0f} s[/dim]", highlight=False)
-    keras.backend.clear_session()
-    gc.collect()
-    return found
+
+    def run() -> dict[str, float]:
+        started = time.monotonic()
+        data = noisy_data(seed)
+        same = replace(arm, frequent=False)
+        if arm.mode is not None and same not in searched:
+            searched[same] = search(data, arm, seed)
+        model, shares = train_arm(data, arm, seed, searched.get(same), epochs)
+        found = recalls(model, data) | {f"kept/{field}": share for field, share in shares.items()}
+        seconds = time.monotonic() - started
+        console.print(
+            f"[dim]seed {seed}, {name}: tail@50 {found['tail@50']:.3f}, {seconds:.0f} s[/dim]", highlight=False
+        )
+        keras.backend.clear_session()
+        gc.collect()
+        return found
+
+    return remember(file, CODE_OF_CELLS, run)
 
 
 def keys() -> tuple[str, ...]:

@@ -8,7 +8,8 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.parts.evidence import command
+from benchmarks.parts.code_state import trained_by
+from benchmarks.parts.evidence import command, surroundings_line
 from benchmarks.parts.retrieval_cells import CUT_OFFS, SLICES, Cell, CellBench, spread, values
 from recsys.artifacts import write_atomic
 from recsys.config import Config, load_config
@@ -79,6 +80,9 @@ def write_evidence(
         "",
         f"{about}: config.yaml. Checksums of the raw files and all figures, those of validation too: figures.json. "
         "What the figures say: NOTES.md.",
+        "",
+        surroundings_line(),
+        trained_by(cell for cells in results.values() for cell in cells),
         "",
         f"| arm | seed | {' | '.join(f'{part}@{k}' for part, k in keys)} |",
         "|---" * (len(keys) + 2) + "|",

@@ -1,9 +1,9 @@
 """One cell of an experiment on the towers: train with the job, measure with the evaluation stage's functions, remember.
 
-A cell is kept in a file named by its data set, settings and seed, so a run that was stopped goes on where it was.
+A cell is kept in a file named by its data set, settings and seed, so a run that was stopped goes on where it was; it
+says by which code it was trained.
 """
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from recsys.artifacts import fingerprint, write_atomic
+from benchmarks.parts.code_state import TOWERS, remember
+from recsys.artifacts import fingerprint
 from recsys.config.evaluate import EvaluateConfig
 from recsys.config.model import ModelConfig
 from recsys.config.train import TrainConfig
@@ -60,22 +61,22 @@ class CellBench:
                 "seed": seed,
             }
         )[:20]
-        file = self.folder / "cells" / f"{key}.json"
-        if file.is_file():
-            return json.loads(file.read_text())
-        started = time.monotonic()
         folder = self.folder / key
-        trained = folder / "model"
-        paths = {"checkpoints": folder / "checkpoints", "logs": folder / "logs"}
-        train(self.dataset, model, settings, seed, trained, quiet=True, **paths)
-        found: Cell = {split: recalls(self.dataset, trained, split) for split in ("validation", "test")}
-        found |= also(trained)
-        write_atomic(file, json.dumps(found).encode())
-        shutil.rmtree(folder)
-        seconds = time.monotonic() - started
-        value = found["validation"]["all"]["recall@50"]
-        self.console.print(f"[dim]seed {seed}, {name}: {value:.4f}, {seconds:.0f} s[/dim]", highlight=False)
-        return found
+
+        def run() -> Cell:
+            started = time.monotonic()
+            trained = folder / "model"
+            paths = {"checkpoints": folder / "checkpoints", "logs": folder / "logs"}
+            train(self.dataset, model, settings, seed, trained, quiet=True, **paths)
+            found: Cell = {split: recalls(self.dataset, trained, split) for split in ("validation", "test")}
+            found |= also(trained)
+            shutil.rmtree(folder)
+            seconds = time.monotonic() - started
+            value = found["validation"]["all"]["recall@50"]
+            self.console.print(f"[dim]seed {seed}, {name}: {value:.4f}, {seconds:.0f} s[/dim]", highlight=False)
+            return found
+
+        return remember(self.folder / "cells" / f"{key}.json", TOWERS, run)
 
 
 def recalls(dataset: DatasetFolder, trained: Path, split: str) -> dict[str, dict[str, float]]:
