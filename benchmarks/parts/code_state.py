@@ -1,7 +1,7 @@
 """By which code the cells of an experiment were trained, so that no table mixes two states of it unsaid.
 
 A cell is kept in a file named by its settings and is not trained again when the code has changed since: that would
-throw away hours for a changed comment. Instead each says what it was trained by, and the evidence says where they differ.
+throw away hours for a changed comment. Instead each says what it was trained by, and the evidence where they differ.
 """
 
 import hashlib
