@@ -70,12 +70,15 @@ def streaming(items: int, hashes: int, alpha: float) -> Arm:
     return Arm(name, f"streaming_m{hashes}", ("train.loss.frequencies=streaming", settings))
 
 
-def more(uniform: int, stored: int) -> Arm:
-    """Exact logQ and more negatives."""
+def more(uniform: int, stored: int, *, positives: bool = False) -> Arm:
+    """Exact logQ and more negatives; `positives`: the uniform ones are of items with training positives only."""
     parts = {"mixed": uniform, "cross-batch": stored}
     shown = " + ".join(f"{size:,} {kind}" for kind, size in parts.items() if size)
     figure = "_".join(kind.replace("-", "_") for kind, size in parts.items() if size)
     settings = (f"train.loss.uniform_negatives={uniform}", f"train.loss.cross_batch_negatives={stored}")
+    if positives:
+        shown, figure = f"{shown}, clicked items", f"{figure}_of_positives"
+        settings = (*settings, "train.loss.uniform_negatives_from=positives")
     return Arm(f"exact logQ + {shown}", figure, (EXACT, *settings))
 
 
@@ -109,9 +112,12 @@ def compare(comparison: Comparison, items: int, quick: bool) -> None:
     mixed = int(comparison.best({more(size, 0): size for size in uniform}))
     stored = int(comparison.best({more(0, size): size for size in queue}))
     if not quick:
-        for arm in (half(), streaming(items, 1, alpha), streaming(items, 2, alpha), more(mixed, 0), more(0, stored)):
+        uniforms = more(mixed, 0), more(mixed, 0, positives=True)
+        for arm in (half(), streaming(items, 1, alpha), streaming(items, 2, alpha), *uniforms, more(0, stored)):
             comparison.run(arm)
     comparison.run(more(mixed, stored))
+    if not quick:
+        comparison.run(more(mixed, stored, positives=True))
 
 
 def figures_of(results: Mapping[Arm, Sequence[Cell]]) -> dict[str, float]:

@@ -48,6 +48,9 @@ class LossConfig(Section):
     recommended, as the softmax otherwise pushes items away from the very histories that hold them."""
     uniform_negatives: int = Field(default=0, ge=0)
     """Items drawn uniformly from the catalogue each step as extra negatives for every row (mixed negative sampling)."""
+    uniform_negatives_from: Literal["catalogue", "positives"] = "catalogue"
+    """What they are drawn from: all items that there were, or those of them with positives in training. An item without
+    is never a positive, so draws of the whole catalogue teach the towers that such items are wrong everywhere."""
     cross_batch_negatives: int = Field(default=0, ge=0)
     """Candidates of the last steps (positives and uniform negatives) that are kept, as constants, as more negatives for
     every row; 0: none. One costs (dim + 2) x 4 bytes and two of the three matrix products of a live one."""

@@ -94,7 +94,7 @@ class _Run:
             stage = gate_stage(model, self.config.gates, events.rows, reader.steps)
             for told in rare_values(stage, self.config.gates, self.dataset, events.rows).values():
                 print(told, file=sys.stderr, flush=True)
-        catalogue = _catalogue(self.dataset, spec, self.config, splits)
+        catalogue = _catalogue(self.dataset, spec, self.config, splits, events.counts[ITEM])
         trainer = Trainer(
             model,
             make_optimiser(self.config.optimiser),
@@ -190,7 +190,10 @@ def train(
     return _write(loop, dataset, settings, progress, output)
 
 
-def _catalogue(dataset: DatasetFolder, spec: TwoTowerSpec, config: TrainConfig, splits: tuple[str, ...]) -> Catalogue:
+def _catalogue(
+    dataset: DatasetFolder, spec: TwoTowerSpec, config: TrainConfig, splits: tuple[str, ...], counts: np.ndarray
+) -> Catalogue:
+    """What uniform negatives are drawn from, given the training positives of each item id, `counts` `[ids]`."""
     unusable = recent_problem(spec, dataset.schema, config.loss)
     if unusable:
         raise UserError(unusable)
@@ -202,6 +205,8 @@ def _catalogue(dataset: DatasetFolder, spec: TwoTowerSpec, config: TrainConfig, 
     problem = uniform_negatives_problem(spec, static)
     if problem:
         raise UserError(problem)
+    if config.loss.uniform_negatives_from == "positives":
+        ids = ids[counts[ids] > 0]
     return Catalogue(ids, {name: tf.constant(values) for name, values in static.items()}, fixed)
 
 

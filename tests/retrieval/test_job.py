@@ -20,7 +20,7 @@ from recsys.errors import UserError
 from recsys.features.spec import audience_spec
 from recsys.retrieval import MODEL_FORMAT, MODEL_KIND
 from recsys.retrieval.checkpoints import CheckpointFolder
-from recsys.retrieval.job import train
+from recsys.retrieval.job import _catalogue, train
 from recsys.retrieval.live import build
 from recsys.retrieval.shards import positive_pairs, scan_positives
 from recsys.retrieval.spec import two_tower_spec
@@ -251,3 +251,18 @@ def prior_scale(scores: np.ndarray, wanted: np.ndarray) -> float:
     """The factor between two tables of scores, which must be one and the same everywhere."""
     np.testing.assert_allclose(scores * (wanted.std() / scores.std()), wanted, atol=1e-4)
     return float(wanted.std() / scores.std())
+
+
+@pytest.mark.parametrize("of", ["catalogue", "positives"])
+def test_uniform_negatives_may_be_of_items_with_positives(of: str, tiny_dataset: Path) -> None:
+    """And only then; what the loss takes for the number of items follows."""
+    dataset = DatasetFolder.open(tiny_dataset)
+    counts = scan_positives(dataset, ("train",)).counts["item"].copy()
+    counts[[FIRST_VALUE_ID, FIRST_VALUE_ID + 4]] = 0
+    spec = two_tower_spec(dataset, ModelConfig(), counts={"user": counts, "item": counts})
+    for uniform in (0, 5):
+        config = TrainConfig.model_validate({"loss": {"uniform_negatives": uniform, "uniform_negatives_from": of}})
+        ids = _catalogue(dataset, spec, config, ("train",), counts).ids.tolist()
+        every = list(range(FIRST_VALUE_ID, FIRST_VALUE_ID + len(dataset.items)))
+        limited = of == "positives" and uniform > 0
+        assert ids == [one for one in every if counts[one] > 0 or not limited]
