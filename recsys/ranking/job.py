@@ -1,6 +1,7 @@
 """The ranking job: a data set folder to a ranker folder."""
 
 import json
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -117,6 +118,9 @@ def _searched(bench: Workbench, gates: GatesConfig) -> _Chosen:
     several = [gates.model_copy(update={"kappa": kappa, "penalty": None}) for kappa in kappas] or [gates]
     for one in several:
         bench.search_settings(one)
+    told = next(filter(None, map(bench.rare_values, several)), None)
+    if told is not None:
+        print(told, file=sys.stderr, flush=True)
     if len(several) > 1 and bench.judge is None:
         raise UserError(
             "ranking.kappas: which set of values is as good as the best is told by the AUC on validation rows, but "

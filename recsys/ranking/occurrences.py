@@ -34,14 +34,19 @@ class Live:
     interactions: float
 
 
-def live_interactions(model: Ranker, examples: Examples, kept: np.ndarray) -> Live:
-    """What is left of the examples where only `kept` `[rows] bool` are open: n fields and n (n - 1) / 2 pairs each."""
+def live_interactions(model: Ranker, examples: Examples, kept: np.ndarray, fields: np.ndarray | None = None) -> Live:
+    """What is left of the examples where only `kept` `[rows] bool` are open: n fields and n (n - 1) / 2 pairs each.
+
+    Of gates of fields `fields` `[fields] bool` are the open ones: a closed one may share its rows with another.
+    """
+    fields = np.ones(len(model.spec.fields), bool) if fields is None else fields
+    singles = len(model.spec.singles)
     features = {name: tf.constant(values) for name, values in examples.features.items()}
     count = np.zeros(len(examples), np.int64)
     if model.spec.singles:
-        count += kept[model.layer.single_rows(features).numpy()].sum(axis=1)
-    for one in model.spec.lists:
+        count += (kept[model.layer.single_rows(features).numpy()] & fields[:singles]).sum(axis=1)
+    for one, stays in zip(model.spec.lists, fields[singles:], strict=True):
         values, rows = model.layer.list_rows(features[one.name], one)
         opened = np.bincount(values.row.numpy(), kept[rows.numpy()], minlength=len(examples)) > 0
-        count += opened
+        count += opened & stays
     return Live(float(count.mean()), float((count * (count - 1) / 2).mean()))

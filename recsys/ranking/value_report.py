@@ -72,7 +72,8 @@ def written_report(
             "kept_share_of_rows": float(counts[open_here].sum() / max(counts.sum(), 1)),
         }
     sample = bench.validation or split_examples(bench.maker, SPLITS[0], bench.seed)
-    before, after = live_interactions(model, sample, seen), live_interactions(model, sample, seen & stays)
+    before = live_interactions(model, sample, seen)
+    after = live_interactions(model, sample, seen & stays, stay_fields)
     return {
         "backbone": bench.spec.config.backbone,
         "retrieval_score": bench.score_report,

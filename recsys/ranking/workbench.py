@@ -21,7 +21,7 @@ from recsys.config.ranking import RankingConfig
 from recsys.dataset_folder import DatasetFolder
 from recsys.errors import UserError
 from recsys.features.gate_optimiser import GateOptimiser
-from recsys.features.gate_schedule import GateSearch, require_closable
+from recsys.features.gate_schedule import GateSearch, fewest_updates, require_closable
 from recsys.features.gates import Gates, kept
 from recsys.ranking.examples import ExampleMaker, Examples, positives_per_batch, split_examples, training_scores
 from recsys.ranking.input import training_batches
@@ -204,6 +204,26 @@ class Workbench:
         )
         require_closable(found, "ranking.gates")
         return found
+
+    def rare_values(self, config: GatesConfig) -> str | None:
+        """Of how many values a lazy search moves the gates too seldom to close, in words; None where it says nothing.
+
+        In mode `value-lazy` a gate moves in the steps whose batch has its value, which are no more than the value has
+        training rows (drawn negatives aside). Values that are too rare for that stay open, needed or not.
+        """
+        if config.mode != "value-lazy":
+            return None
+        search = self.search_settings(config)
+        if search.penalty == 0.0:
+            return None
+        needed, gated = fewest_updates(search), self.values & self.gated(config)
+        rare = int((gated & (self.counts < needed)).sum())
+        if not rare:
+            return None
+        return (
+            f"ranking.gates: {rare:,} of {int(gated.sum()):,} values occur fewer than {needed} times in training and "
+            "stay open, needed or not. Raise learning_rate or search_epochs to reach more of them."
+        )
 
     def search(self, name: str, config: GatesConfig) -> Outcome:
         """Train weights and gates together; `Outcome.gates` decide, `Outcome.rewind` is where to go on from."""

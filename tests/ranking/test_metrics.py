@@ -106,6 +106,14 @@ def test_calibration_error_of_the_true_rate_is_chance_and_of_a_shift_the_shift()
     assert np.mean(found) == pytest.approx(metrics.calibration_error_by_chance(truth[:2000]), rel=0.06)
 
 
+def test_a_bin_of_ties_is_where_their_middle_is_and_rows_weigh() -> None:
+    mostly_high = np.repeat([0.1, 0.2], [1, 9])
+    assert metrics.calibration_bins(mostly_high, 2).tolist() == [0] + [1] * 9
+    assert metrics.calibration_bins(mostly_high[::-1], 2).tolist() == [1] * 9 + [0]
+    weights = np.array([3.0, 1.0, 1.0, 1.0])
+    assert metrics.calibration_bins(np.array([0.1, 0.2, 0.3, 0.4]), 2, weights=weights).tolist() == [0, 1, 1, 1]
+
+
 def test_bins_of_equal_mass_hold_equal_rows_and_never_part_ties() -> None:
     rng = np.random.default_rng(5)
     assert set(np.bincount(metrics.calibration_bins(rng.random(1000), 10))) == {100}

@@ -12,6 +12,7 @@ from recsys.config.gates import GatesConfig
 from recsys.config.ranking import RankingConfig
 from recsys.dataset_folder import DatasetFolder
 from recsys.errors import UserError
+from recsys.features.gate_schedule import fewest_updates
 from recsys.ranking.calibration import IDENTITY
 from recsys.ranking.job import _calibrations, _searched, rank
 from recsys.ranking.occurrences import live_interactions
@@ -55,6 +56,9 @@ class Script:
 
     def search_settings(self, config: GatesConfig) -> None:
         assert not self.searches  # every setting is checked before the first search
+
+    def rare_values(self, config: GatesConfig) -> str | None:
+        return f"{self.counts.sum()} are rare" if config.kappa == 4 else None
 
     def search(self, name: str, config: GatesConfig) -> Outcome:
         self.searches.append((name, config))
@@ -114,6 +118,26 @@ def test_controls_keep_as_much_and_start_where_the_chosen_set_did() -> None:
     assert np.flatnonzero(bench.trained["control-random"][1] > 0).tolist() != [6, 7, 8]
     config, gates, start = bench.trained["control-field"]
     assert config.mode == "field" and start == "rewind of control-field-search" and (gates > 0).sum() == 3
+
+
+def test_it_says_what_a_lazy_search_cannot_close(
+    shop: DatasetFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each user has 16 training rows, of the 17 that would close a gate; clubs have 272; items have no gates here."""
+    bench = scripted()
+    _searched(bench, bench.config.gates)
+    assert capsys.readouterr().err == "45 are rare\n"
+    gates = {"mode": "value-lazy", "fields": ("user", "club"), "learning_rate": 0.01}
+    bench = bench_of(shop, tmp_path, gates=gates, train={"batch_size": 16})
+    gates = bench.config.gates
+    needed = fewest_updates(bench.search_settings(gates))
+    counts = np.concatenate([bench.counts[bench.spec.part(name)] for name in ("user", "club")])
+    rare, seen = int(((counts > 0) & (counts < needed)).sum()), int((counts > 0).sum())
+    assert 0 < rare < seen and bench.counts[bench.spec.part("item")].min() < needed
+    said = bench.rare_values(gates)
+    assert said is not None and f" {rare:,} of {seen:,} values occur fewer than {needed} times" in said
+    assert bench.rare_values(gates.model_copy(update={"mode": "value-dense"})) is None
+    assert bench.rare_values(gates.model_copy(update={"kappa": 0.0})) is None
 
 
 def test_without_rows_to_judge_by_no_kappa_is_chosen() -> None:
@@ -256,3 +280,15 @@ def test_live_interactions_are_pairs_of_fields_with_an_open_value(shop: DatasetF
     live = live_interactions(model, examples, kept)
     assert live.fields == pytest.approx(np.mean(fields))
     assert live.interactions == pytest.approx(np.mean([count * (count - 1) / 2 for count in fields]))
+
+
+def test_a_closed_field_is_no_live_one_though_another_reads_its_rows(shop: DatasetFolder, tmp_path: Path) -> None:
+    bench = bench_of(shop, tmp_path)
+    model, examples = bench._model(None, None), bench.validation
+    assert examples is not None
+    every = np.ones(bench.spec.rows, bool)
+    for closed in ("item", "history"):
+        fields = np.array([one.name != closed for one in bench.spec.fields])
+        found = live_interactions(model, examples, every, fields)
+        count = len(fields) - 1
+        assert (found.fields, found.interactions) == (count, count * (count - 1) / 2)
