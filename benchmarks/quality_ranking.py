@@ -302,7 +302,10 @@ def write_evidence(data: str, results: dict[str, list[dict[str, Any]]], document
     write_atomic(folder / "README.md", "\n".join(lines).encode())
     write_atomic(folder / "figures.json", document)
     configs = {one: settings_of(RECIPES[data], one, 1, quick=False).model_dump(mode="json") for one in results}
-    write_atomic(folder / "config.yaml", yaml.safe_dump(configs, sort_keys=False).encode())
+    resolved = yaml.safe_dump(configs, sort_keys=False)
+    if "RECSYS_DATA" in os.environ:  # where data lies on one machine says nothing to another
+        resolved = resolved.replace(os.environ["RECSYS_DATA"], "${RECSYS_DATA}")
+    write_atomic(folder / "config.yaml", resolved.encode())
 
 
 if __name__ == "__main__":
