@@ -47,7 +47,7 @@ def sampled_softmax_loss(
     seen_ids: tf.RaggedTensor | None = None,
     distinct: Distinct | None = None,
     weights: tf.Tensor | None = None,
-    block_rows: int = 512,
+    block_rows: int = 256,
     products: tf.DType = tf.float32,
 ) -> tf.Tensor:
     """Mean softmax cross-entropy of each query against all candidates; row i's positive is candidate i.
@@ -101,14 +101,18 @@ def sampled_softmax_loss(
             )
 
         log_sums, means, pulled = tf.cond(bound < SAFE_EXPONENT, lambda: one_pass(False), lambda: one_pass(True))
-        positives = tf.gather(candidates, own)
+        positives = candidates[:rows] if distinct is None else tf.gather(candidates, own)
         cosines = tf.reduce_sum(queries * positives, axis=1)
         share = weights / tf.cast(rows, queries.dtype)
         value = tf.reduce_sum(share * (log_sums - cosines * inverse_temperature + tf.gather(log_q, own) - middle))
         # means_i is the softmax-weighted mean candidate, so <q_i, means_i> is the mean cosine: tau's gradient.
         grad_inverse = tf.reduce_sum(share * (tf.reduce_sum(queries * means, axis=1) - cosines))
         grad_queries = (inverse_temperature * share)[:, None] * (means - positives)
-        pushed = tf.math.unsorted_segment_sum(share[:, None] * queries, own, tf.shape(candidates)[0])
+        pushed = share[:, None] * queries
+        if distinct is None:
+            pushed = tf.pad(pushed, [[0, tf.shape(candidates)[0] - rows], [0, 0]])
+        else:
+            pushed = tf.math.unsorted_segment_sum(pushed, own, tf.shape(candidates)[0])
         grad_candidates = inverse_temperature * (pulled - pushed)
 
         def grad(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
