@@ -98,6 +98,17 @@ def test_soft_gates_start_as_no_gates(tiny_dataset, backbone):
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
+def test_soft_gates_equal_the_oracle(tiny_dataset, backbone):
+    """In lists too: of a value that is open by a fifth a fifth is left, alone or among others."""
+    soft = Gates("form", 1, start=0.5, temperature=tf.Variable(2.0, trainable=False))
+    model = make(tiny_dataset, backbone, gates=soft, history="mean" if backbone == "lr" else "attention")
+    logits = np.random.default_rng(4).normal(-0.5, 0.8, model.spec.rows)
+    model.gates.logits.assign(logits)
+    expected = oracle.logits(model, FEATURES, model.gates.scale / (1 + np.exp(-2.0 * logits)))
+    np.testing.assert_allclose(run(model).logits, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
 def test_gate_gradients_equal_finite_differences(tiny_dataset, backbone):
     """Of the data term; the penalty's is tested beside the gates' optimiser."""
     temperature = tf.Variable(2.0, trainable=False)
