@@ -44,6 +44,7 @@ acceptance: venv flink  ## The runs behind docs/evidence (hours, real data neede
 	$(foreach data,synthetic ml-100k,$(BIN)/python benchmarks/tower_gates.py --data $(data) --evidence &&) true
 	$(BIN)/python benchmarks/optfs_planted_noise.py --evidence
 	$(foreach data,frappe ml-100k globo-news simulator,$(BIN)/python benchmarks/quality_ranking.py --data $(data) --evidence &&) true
+	$(BIN)/python benchmarks/joint_tasks.py --evidence
 
 lint: venv  ## Mend what can be mended and report the rest
 	$(BIN)/ruff check --fix .

@@ -88,9 +88,11 @@ class RankingTrainConfig(Section):
     l2_network: float = Field(default=0.0, ge=0.0)
     """Coefficient of the squared norm of all other weights."""
     positive_weight: float = Field(default=1.0, gt=0.0)
-    """What a positive row counts beside a negative one. Calibration on validation rows undoes its bias."""
+    """What a positive row counts beside a negative one. Calibration on validation rows undoes its bias, beside drawn
+    negatives the intercept's correction."""
     weight_field: str | None = None
-    """A context field that holds each row's weight: an outcome, or a number, which is an input too unless left out."""
+    """A context field that holds each row's weight, 0 or more and never missing: an outcome, or a number, which is an
+    input too unless left out."""
     negatives: NegativesConfig | None = None
     order: Literal["shuffled", "time"] = "shuffled"
     buffer_rows: Size = 1_000_000

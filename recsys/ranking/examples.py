@@ -95,7 +95,8 @@ class ExampleMaker:
             weights = np.tile(weights, copies)
             unknown = np.full(len(labels) - len(table), np.nan, np.float32)
             outcomes = {name: np.concatenate([values, unknown]) for name, values in outcomes.items()}
-            offsets = np.full(len(labels), np.log(self.config.train.negatives.per_positive * chance), np.float32)
+            drawn = self.config.train.negatives.per_positive * chance
+            offsets = np.full(len(labels), np.log(drawn / self.config.train.positive_weight), np.float32)
         weights = np.where(labels > 0, weights * np.float32(self.config.train.positive_weight), weights)
         users, items = arrays[USER], arrays[ITEM]
         features = {one.name: arrays[one.name] for one in self.spec.fields if one.name in arrays}

@@ -77,6 +77,16 @@ class Trainer(tf.Module):
         for optimiser in (self.table_optimiser, self.network_optimiser):
             optimiser.learning_rate.assign(self.rate * factor)
 
+    def release(self) -> None:
+        """Give back the memory of all variables, after which this trainer is of no use.
+
+        TensorFlow registers the gradient of a traced `tf.custom_gradient` for good, and with it the step's graph and
+        the variables that it reads: they are not freed with their last user, so they are emptied.
+        """
+        for variable in [*self.model.variables, *(one for group in self.state.values() for one in group)]:
+            # The operation itself: `assign` would insist on the shape.
+            tf.raw_ops.AssignVariableOp(resource=variable.handle, value=tf.zeros([0], variable.dtype))
+
     @property
     def state(self) -> dict[str, list[tf.Variable]]:
         """Everything that a resumed run needs, by group."""

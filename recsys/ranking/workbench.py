@@ -4,7 +4,6 @@ A phase that was killed goes on from its last checkpoint; one that ended is read
 calls, and run again it ends with the same bytes.
 """
 
-import gc
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -280,8 +279,9 @@ class Workbench:
     def _run(self, name: str, trainer: Callable[[], Trainer], epochs: int, rewind_epoch: int | None) -> Outcome:
         ended = self.folder.read(f"{name}-ended.npz")
         if ended is None:
-            ended = Checkpoint(*_Phase(self, name, trainer(), epochs, rewind_epoch).run())
-            gc.collect()  # model and step refer to each other: a table of gigabytes would outlive its phase
+            one = trainer()
+            ended = Checkpoint(*_Phase(self, name, one, epochs, rewind_epoch).run())
+            one.release()
         parts: dict[str, dict[str, np.ndarray]] = {"learned": {}, "rewind": {}}
         for key, values in ended.arrays.items():
             group, _, rest = key.partition(":")

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from recsys._tensorflow import tf
 from recsys.config.gates import GatesConfig
 from recsys.config.ranking import RankingConfig
 from recsys.dataset_folder import DatasetFolder
@@ -17,6 +18,7 @@ from recsys.ranking.calibration import IDENTITY
 from recsys.ranking.job import _calibrations, _searched, rank
 from recsys.ranking.occurrences import live_interactions
 from recsys.ranking.pruning import prune
+from recsys.ranking.step import Trainer
 from recsys.ranking.value_report import write_value_tables
 from recsys.ranking.workbench import Outcome, Workbench
 from recsys.retrieval.checkpoints import CheckpointFolder
@@ -292,3 +294,17 @@ def test_a_closed_field_is_no_live_one_though_another_reads_its_rows(shop: Datas
         found = live_interactions(model, examples, every, fields)
         count = len(fields) - 1
         assert (found.fields, found.interactions) == (count, count * (count - 1) / 2)
+
+
+def test_what_a_phase_trained_is_freed(shop: DatasetFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even one that TensorFlow keeps, for what a graph with a custom gradient reads is never freed."""
+    trainers: list[Trainer] = []
+    made = Workbench._trainer
+    monkeypatch.setattr(Workbench, "_trainer", lambda *given: trainers.append(made(*given)) or trainers[-1])
+    bench = bench_of(shop, tmp_path)
+    searched = bench.search("search", bench.config.gates)
+    trained = bench.train("train", bench.config.gates, searched.gates, searched.rewind)
+    assert len(trainers) == 2 and all(values.size for values in (*trained.weights.values(), *searched.weights.values()))
+    for one in trainers:
+        variables = [one.model.table.table, one.model.table.row_of, *one.table_optimiser.variables[-2:]]
+        assert [int(tf.raw_ops.VariableShape(input=each.handle)[0]) for each in variables] == [0] * 4

@@ -40,6 +40,19 @@ def test_rows_weigh_what_their_field_says_and_positives_more(plain: DatasetFolde
     assert "seconds" not in [one.name for one in bench.spec.fields]
 
 
+def test_a_row_without_a_weight_is_named(plain: DatasetFolder, tmp_path: Path) -> None:
+    """Rather than a loss that is no number, which says nothing of why."""
+    for place, wrong in enumerate((np.nan, -1.0)):
+        weights = {split: np.ones(len(plain.events(split))) for split in ("train", "validation", "test")}
+        row = int(np.flatnonzero(plain.events("train")["label"].to_numpy() == 0)[7])
+        weights["train"][row] = wrong
+        dataset = with_outcome(plain, tmp_path / str(place), "seconds", weights)
+        train = {"weight_field": "seconds"}
+        with pytest.raises(UserError, match=rf"weight_field: .*train-.*.parquet, row {row}: 'seconds' is {wrong:g};"):
+            bench_of(dataset, tmp_path / "c", train=train)
+        bench_of(dataset, tmp_path / "c", train={**train, "negatives": {"per_positive": 1, "source": "batch"}})
+
+
 def test_calibration_undoes_the_weight_of_positives(plain: DatasetFolder, tmp_path: Path) -> None:
     train = {"positive_weight": 6, "batch_size": 256, "epochs": 2, "learning_rate": 0.02}
     settings = {"model": {"backbone": "lr"}, "train": train}
@@ -103,9 +116,11 @@ def test_it_stops_when_validation_falls_and_keeps_the_best(
     assert any((longer.weights[key] != values).any() for key, values in short.weights.items())
 
 
-@pytest.mark.parametrize(("per_positive", "source"), [(1, "catalogue"), (6, "catalogue"), (6, "batch")])
+@pytest.mark.parametrize(
+    ("per_positive", "source", "weight"), [(1, "catalogue", 1.0), (6, "catalogue", 4.0), (6, "batch", 1.0)]
+)
 def test_rates_do_not_depend_on_how_many_negatives_are_drawn(
-    tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, per_positive: int, source: str
+    tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, per_positive: int, source: str, weight: float
 ) -> None:
     """The intercept's correction: exp of an item's logit is its share of what is chosen."""
     better = itertools.count()
@@ -113,6 +128,7 @@ def test_rates_do_not_depend_on_how_many_negatives_are_drawn(
     dataset = DatasetFolder.open(tiny_dataset)
     negatives = {"per_positive": per_positive, "source": source}
     train = {"negatives": negatives, "epochs": 110, "learning_rate": 0.05, "batch_size": 500}
+    train["positive_weight"] = weight
     bench = bench_of(dataset, tmp_path, model={"backbone": "lr", "features": ["item"]}, train=train)
     logits = LiveRanker(bench.ranker(bench.train("train")))({"item": dataset.items["item"].to_numpy()})
     chosen = dataset.items["count"].to_numpy()
