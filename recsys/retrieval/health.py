@@ -8,6 +8,7 @@ from recsys._tensorflow import tf
 from recsys.retrieval.input import Batch
 from recsys.retrieval.ssl import SelfSupervision
 from recsys.retrieval.step import Trainer
+from recsys.retrieval.towers import Tower
 from recsys.schema import ITEM, USER
 
 LOOKED_AT = 1024
@@ -21,8 +22,9 @@ class Health:
     `effective_rank/…` of the batch's vectors (Roy and Vetterli, EUSIPCO 2007; near 1 the vectors have collapsed),
     `log_q/min|median|max` and `accidental_hits` (other rows of a row's item, mean over rows). Of each self-supervised
     tower, under `ssl/<tower>/`: `loss`; `weighted_over_main` (alpha L_self / L_main); `gradient_ratio`, the norm of the
-    gradient of alpha L_self over that of L_main, on all weights that the tower has; `top_1`, how often the other view
-    of the same thing is the nearest (near 1 early there is a shortcut, near 1 / n the views have nothing in common);
+    gradient of alpha L_self over that of L_main, on all weights that the tower has, and `gradient_ratio/<table>` on
+    each of its tables; `top_1`, how often the other view of the same thing is the nearest (near 1 early there is a
+    shortcut, near 1 / n the views have nothing in common);
     `positive_cosine` and `negative_cosine`; `default_norm/<field>`, lengths of the default embeddings.
     """
 
@@ -48,7 +50,7 @@ class Health:
                     {
                         "loss": figures["loss"],
                         "weighted_over_main": weight * figures["loss"] / max(main["loss"], 1e-12),
-                        "gradient_ratio": weight * figures["gradient"] / max(figures["main_gradient"], 1e-12),
+                        **_ratios(weight, figures),
                         **view_figures(*self._shown(one, views, batch)),
                         **{f"default_norm/{name}": float(tf.norm(value)) for name, value in one.tower.defaults.items()},
                     },
@@ -74,7 +76,7 @@ class Health:
         return query, item
 
     def _losses_of(self, batch: Batch) -> Sequence[Mapping[str, tf.Tensor]]:
-        """The main loss, then of each self-supervision its loss and the norms of both gradients, unweighted."""
+        """The main loss, then of each self-supervision its loss and the lengths of both gradients, unweighted."""
         trainer = self.trainer
         seed = tf.random.fold_in(tf.constant([trainer.seed % (1 << 31), 0x4EA1], tf.int32), trainer.step)
         others = trainer.self_supervisions
@@ -87,7 +89,7 @@ class Health:
             with tf.GradientTape() as tape:
                 loss = one.loss(trainer.step, batch, trainer.model.inverse_temperature)
             own = tape.gradient(loss, one.tower.trainable_variables)
-            found.append({"loss": loss, "gradient": _norm(own), "main_gradient": _norm(of_main)})
+            found.append({"loss": loss, **_lengths(one.tower, own, of_main)})
         return found
 
     def _shown(self, one: SelfSupervision, views: tf.types.experimental.Callable, batch: Batch) -> tuple:
@@ -131,7 +133,32 @@ def view_figures(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
     }
 
 
-def _norm(gradients: Sequence[tf.Tensor | tf.IndexedSlices | None]) -> tf.Tensor:
+Gradients = Sequence[tf.Tensor | tf.IndexedSlices | None]
+
+
+def _lengths(tower: Tower, own: Gradients, main: Gradients) -> dict[str, tf.Tensor]:
+    """Lengths of two losses' gradients on a tower's weights (`own`, `main`) and its tables (`own/<table>`)."""
+    weights = tower.trainable_variables
+    parts = {"": list(range(len(weights)))}
+    for table in tower.tables.values():
+        parts[f"/{table.spec.name}"] = [place for place, one in enumerate(weights) if one is table.table]
+    found: dict[str, tf.Tensor] = {}
+    for part, places in parts.items():
+        both = [[one[place] for place in places if one[place] is not None] for one in (own, main)]
+        if all(both):
+            found |= {f"{name}{part}": _norm(one) for name, one in zip(("own", "main"), both, strict=True)}
+    return found
+
+
+def _ratios(weight: float, lengths: Mapping[str, float]) -> dict[str, float]:
+    """What `_lengths` found as ratios, `gradient_ratio` and `gradient_ratio/<table>`."""
+    parts = [name.removeprefix("own") for name in lengths if name.startswith("own")]
+    return {
+        f"gradient_ratio{part}": weight * lengths[f"own{part}"] / max(lengths[f"main{part}"], 1e-12) for part in parts
+    }
+
+
+def _norm(gradients: Gradients) -> tf.Tensor:
     """The length of all gradients as one vector; rows that a sparse one names twice are added up first."""
     squares = [tf.constant(0.0)]
     for gradient in gradients:

@@ -86,7 +86,7 @@ class _Run:
                 found = carry_gates(found, before, spec, model.gates.spec.start)
             set_gates(model.gates, found)
         validation = None
-        if phase == SEARCH and self.dataset.event_files(SPLITS[1]):
+        if phase != REFIT and self.dataset.event_files(SPLITS[1]):
             validation = Validation(self.dataset, self.config.validation)
         reader = event_reader(self.dataset, spec, events, self.config, named_seed(self.seed, f"{phase}/order"))
         stage = None

@@ -145,18 +145,26 @@ class Loop:
             record |= metrics
             health |= details
             self.display.measured(metrics)
-            # Recall of a long list ends at 1 on a small catalogue; NDCG still tells epochs apart there.
-            value, tie = (metrics[f"{name}@{self.validation.k}"] for name in ("recall", "ndcg"))
-            if (value, tie) > (progress.best_value, progress.best_tie):
-                progress.best_epoch, progress.best_value, progress.best_tie = progress.epoch, value, tie
-                self.folder.write_best(progress.epoch, variable_arrays({"model": self.variables["model"]}))
-            stop |= progress.epoch - progress.best_epoch >= self.config.patience
+            if self.stage is None:  # a search for gates is only watched: it has no best epoch and no early end
+                stop |= self._compare(
+                    progress, *(metrics[f"{name}@{self.validation.k}"] for name in ("recall", "ndcg"))
+                )
         progress.epochs.append(record)
         progress.finished = stop
         with self.writer.as_default(step=progress.epoch):
             for name, value in {**record, **health, "temperature": temperature}.items():
                 tf.summary.scalar(f"epoch/{name}", value)
         self.writer.flush()
+
+    def _compare(self, progress: Progress, value: float, tie: float) -> bool:
+        """Keep the weights of the best epoch so far; whether training has gone on for long enough since then.
+
+        Recall of a long list ends at 1 on a small catalogue; `tie`, the NDCG, still tells epochs apart there.
+        """
+        if (value, tie) > (progress.best_value, progress.best_tie):
+            progress.best_epoch, progress.best_value, progress.best_tie = progress.epoch, value, tie
+            self.folder.write_best(progress.epoch, variable_arrays({"model": self.variables["model"]}))
+        return progress.epoch - progress.best_epoch >= self.config.patience
 
     def _save(self, progress: Progress) -> None:
         progress.saves += 1

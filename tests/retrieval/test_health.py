@@ -11,7 +11,7 @@ from recsys.retrieval.health import Health, alignment, effective_rank, uniformit
 from recsys.retrieval.log_q import LogQ
 from recsys.retrieval.optimiser import make_optimiser
 from recsys.retrieval.step import Catalogue, Trainer
-from recsys.schema import USER
+from recsys.schema import ITEM, USER
 from tests.retrieval.test_job import run
 from tests.retrieval.test_ssl import ITEMS, inputs_of, supervised, two_tower, unit
 
@@ -99,15 +99,19 @@ def test_the_gradients_ratio_by_hand():
     one = made.self_supervisions[0]
     seed = tf.random.fold_in(tf.constant([1, 0x4EA1], tf.int32), made.step)
 
-    def length(loss) -> float:
+    def length(loss, weights) -> float:
         with tf.GradientTape() as tape:
             value = loss()
-        found = [tf.convert_to_tensor(x) for x in tape.gradient(value, one.tower.trainable_variables) if x is not None]
+        found = [tf.convert_to_tensor(x) for x in tape.gradient(value, weights) if x is not None]
         return float(np.sqrt(sum(np.sum(np.square(x.numpy(), dtype=np.float64)) for x in found)))
 
-    own = length(lambda: 0.3 * one.loss(made.step, batch(), made.model.inverse_temperature))
-    wanted = own / length(lambda: made.loss(batch(), seed))
-    assert Health(made).measure(batch())["ssl/item/gradient_ratio"] == pytest.approx(wanted, rel=1e-4)
+    read = {f"/{name}": [one.tower.tables[name].table] for name in (ITEM, "category", "tags")}
+    found = Health(made).measure(batch())
+    for part, weights in {"": one.tower.trainable_variables, **read}.items():
+        own = length(lambda: 0.3 * one.loss(made.step, batch(), made.model.inverse_temperature), weights)
+        wanted = own / length(lambda: made.loss(batch(), seed), weights)
+        assert found[f"ssl/item/gradient_ratio{part}"] == pytest.approx(wanted, rel=1e-4)
+    assert not any(name.endswith(f"gradient_ratio/{USER}") for name in found)
 
 
 def test_an_epoch_of_a_job_logs_it_all(tiny_dataset: Path, tmp_path: Path):
@@ -128,3 +132,4 @@ def test_an_epoch_of_a_job_logs_it_all(tiny_dataset: Path, tmp_path: Path):
     assert {tag.removeprefix("epoch/") for tag, times in found.items() if times == 2} >= wanted
     searched = logged("gates")
     assert searched["epoch/open_gates/colour"] == 2 and searched["epoch/ssl/item/loss"] == 2
+    assert {f"epoch/{name}" for name in ("recall@5", "recall@5/head", "popularity@5")} <= set(searched)
