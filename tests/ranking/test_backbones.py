@@ -9,6 +9,7 @@ from recsys._tensorflow import tf
 from recsys.config.ranking import RankerConfig
 from recsys.dataset_folder import DatasetFolder
 from recsys.features.gates import Gates
+from recsys.ranking.backbones import Network
 from recsys.ranking.model import Ranker
 from recsys.ranking.spec import ranker_spec
 from tests.ranking import oracle
@@ -167,6 +168,34 @@ def test_dropout_and_batch_statistics_are_for_training_only(tiny_dataset, backbo
     np.testing.assert_array_equal(run(model, seed).logits, run(model, seed).logits)
     assert not np.allclose(run(model, seed).logits, run(model, tf.constant([1, 3])).logits)
     assert not np.allclose(run(model, seed).logits, run(model).logits)
+
+
+def test_batches_are_normalised_by_their_own_statistics_in_training_and_remembered():
+    network = Network("deep", RankerConfig(hidden=(6,), batch_norm=True), 1)
+    inputs = tf.random.stateless_normal([40, 4], [1, 2], 3.0, 2.0)
+    network(inputs)
+    first = network.dense[0](inputs).numpy()
+    mean, variance = first.mean(axis=0), first.var(axis=0)
+    found = network(inputs, tf.constant([1, 2]))[0]
+    np.testing.assert_allclose(found, np.maximum((first - mean) / np.sqrt(variance + 1e-3), 0), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(network.norms[0].moving_mean, 0.01 * mean, rtol=1e-4, atol=1e-6)
+    remembered = (first - 0.01 * mean) / np.sqrt(0.99 + 0.01 * variance + 1e-3)
+    np.testing.assert_allclose(network(inputs)[0], np.maximum(remembered, 0), rtol=1e-3, atol=1e-3)
+
+
+def test_each_network_and_layer_drops_what_it_draws_itself():
+    inputs, seed = tf.ones([1, 400]), tf.constant([1, 2])
+    dropped = []
+    for name in ("query", "item"):
+        network = Network(name, RankerConfig(hidden=(400, 400), dropout=0.25), 1)
+        network(inputs)
+        for layer in network.dense:
+            layer.kernel.assign(tf.eye(400))
+        first, second = (one.numpy()[0] for one in network(inputs, seed))
+        np.testing.assert_allclose(first[first > 0], 1 / 0.75, rtol=1e-5)
+        dropped += [first == 0, (second == 0)[first > 0]]
+        assert 0.15 < dropped[-2].mean() < 0.35 and 0.15 < dropped[-1].mean() < 0.35
+    assert (dropped[0] != dropped[2]).any()
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)

@@ -100,6 +100,17 @@ def test_a_row_s_score_is_of_its_own_query_and_item(shop, monkeypatch: pytest.Mo
     assert len(np.unique(found)) > len(events) / 2
 
 
+def test_as_a_factor_it_is_standardised_by_training_rows(shop, tmp_path: Path):
+    bench = bench_of(shop, tmp_path, model={"numeric": {"default": "value"}})
+    trained = oracle(shop[0], shop[0].events("train"))
+    spec = bench.spec.fields[-1]
+    assert (spec.name, spec.mean, spec.std) == (
+        "retrieval_score",
+        pytest.approx(trained.mean(), abs=1e-6),
+        pytest.approx(trained.std(), abs=1e-6),
+    )
+
+
 def test_training_evaluation_and_serving_give_the_same_number(shop, tmp_path: Path):
     dataset, model = shop
     bench = bench_of(shop, tmp_path)
