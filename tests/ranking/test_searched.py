@@ -253,9 +253,11 @@ def test_value_tables_name_buckets_and_tell_who_has_no_gate(shop: DatasetFolder,
 def test_gates_of_fields_have_value_tables_too(shop: DatasetFolder, tmp_path: Path) -> None:
     bench = bench_of(shop, tmp_path)
     config = bench.config.gates.model_copy(update={"mode": "field"})
-    gates = np.array([{"item": -2.0, "history": 0.5}.get(one.name, -1.0) for one in bench.spec.fields], np.float32)
-    found = tables(bench, gates, config, tmp_path / "values")
-    assert set(found["item"]["logit"]) == {0.5} and all(found["item"]["kept"])  # the history reads these rows
+    for item, history in ((0.5, -2.0), (-2.0, 0.5)):
+        logits = {"item": item, "history": history}
+        gates = np.array([logits.get(one.name, -1.0) for one in bench.spec.fields], np.float32)
+        found = tables(bench, gates, config, tmp_path / f"values {item}")
+        assert set(found["item"]["logit"]) == {0.5} and all(found["item"]["kept"])  # one of the two reads these rows
     assert set(found["colour"]["logit"]) == {-1.0} and not any(found["colour"]["kept"])
     assert set(found["colour"]["new_id"]) == {None} and found["item"]["new_id"] == found["item"]["old_id"]
 
