@@ -13,6 +13,7 @@ from recsys.features.ragged import as_ragged, repeated
 from recsys.schema import MISSING_ID
 
 WIDE = 8
+"""From so many weights a vector on, a sparse product sums faster than a segment sum."""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from recsys.retrieval.towers import TwoTower
 from recsys.schema import ITEM, PADDING_ID, USER, Schema, Statistic
 
 FILLED = 256
+"""The number of candidates of a step that holds each item once is a multiple of this."""
 
 
 @dataclass(frozen=True, eq=False)
