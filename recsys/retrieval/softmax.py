@@ -3,10 +3,9 @@
     L = sum_i w_i (log sum_j exp(s_ij) - s_ii) / B,    s_ij = <q_i, c_j> / tau - logQ_j
 
 (T. Yao et al., CIKM 2021, section 2 after X. Yi et al., RecSys 2019, section 4). The `[rows, candidates]` logits never
-exist as a whole. Scale and logQ are folded into the first matrix product as augmented columns, and the division by the
-sum of exponentials into the small operand of the third. What is left of elementwise work on a block of logits is one
-exp and one sum. Everything that the backward pass needs comes out of the forward pass, so memory grows with (rows +
-candidates) x dim.
+exist as a whole. Scale and logQ are folded into the first matrix product as augmented columns, so what is left of
+elementwise work on a block of logits is its softmax. Everything that the backward pass needs comes out of the forward
+pass, so memory grows with (rows + candidates) x dim.
 
 Rows of one item whose vector and logQ are the item's alone may share one column, which then stands for so many `copies`
 and weighs as much. Of a row's own column one copy counts: the others would be accidental hits. The products are as wide
@@ -20,8 +19,8 @@ from dataclasses import dataclass
 from recsys._tensorflow import tf
 from recsys.features.ragged import repeated
 
-SAFE_EXPONENT = 80.0
-"""exp of up to this, summed and inverted, stays well within the normal range of float32 (about exp(+-87))."""
+LEAST = 1e-30
+"""The logarithm of a smaller probability is not taken: float32 has lost digits of it from 1e-38 on."""
 
 BUCKETS = 1 << 17
 """Size of the hashed set of candidates."""
@@ -64,8 +63,6 @@ def sampled_softmax_loss(
     operands and give results of that type, added up in float32. Logits, and so the loss, stay float32: of some tens
     they would lose whole tenths.
 
-    Where norms bound the logits so that no exponential can leave the range of float32, which the L2-normalised outputs
-    of the towers grant at usual temperatures, there is no running maximum; else each row's maximum is taken off.
     Returns the scalar loss, differentiable in queries, candidates and inverse_temperature (not in log_q or weights).
     """
     rows = tf.shape(queries)[0]
@@ -74,37 +71,22 @@ def sampled_softmax_loss(
     own = tf.range(rows) if distinct is None else distinct.own
     copies = tf.ones_like(log_q) if distinct is None else distinct.copies
     # So many copies weigh as one candidate that is drawn so much more rarely; none weigh nothing.
-    finite = log_q - tf.math.log(tf.maximum(copies, 1.0))
-    columns = tf.where(copies > 0.0, finite, math.inf)
+    columns = tf.where(copies > 0.0, log_q - tf.math.log(tf.maximum(copies, 1.0)), math.inf)
     shifts = None if candidate_ids is None else _shift_finder(candidate_ids, own, seen_ids, distinct)
 
     @tf.custom_gradient
     def loss(queries: tf.Tensor, candidates: tf.Tensor, inverse_temperature: tf.Tensor):
-        # Only differences of logQ matter, so take off the middle of their range: the exponents become smallest.
-        middle = 0.5 * (tf.reduce_max(finite) + tf.reduce_min(finite))
         moving = None if stored is None else tf.shape(candidates)[0]
         everything = candidates if stored is None else tf.concat([candidates, stored], axis=0)
-        bound = _logit_bound(queries, everything, finite - middle, copies, inverse_temperature)
-
-        def one_pass(stable: bool) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            return _blocks(
-                queries,
-                everything,
-                moving,
-                columns - middle,
-                inverse_temperature,
-                weights,
-                shifts,
-                block_rows,
-                stable,
-                products,
-            )
-
-        log_sums, means, pulled = tf.cond(bound < SAFE_EXPONENT, lambda: one_pass(False), lambda: one_pass(True))
+        share = weights / tf.cast(rows, queries.dtype)
+        log_shares, means, pulled = _blocks(
+            queries, everything, moving, columns, own, inverse_temperature, share, shifts, block_rows, products
+        )
         positives = candidates[:rows] if distinct is None else tf.gather(candidates, own)
         cosines = tf.reduce_sum(queries * positives, axis=1)
-        share = weights / tf.cast(rows, queries.dtype)
-        value = tf.reduce_sum(share * (log_sums - cosines * inverse_temperature + tf.gather(log_q, own) - middle))
+        if distinct is not None and shifts is None:  # the row's own column holds all its copies
+            log_shares -= tf.math.log(tf.gather(copies, own))
+        value = -tf.reduce_sum(share * log_shares)
         # means_i is the softmax-weighted mean candidate, so <q_i, means_i> is the mean cosine: tau's gradient.
         grad_inverse = tf.reduce_sum(share * (tf.reduce_sum(queries * means, axis=1) - cosines))
         grad_queries = (inverse_temperature * share)[:, None] * (means - positives)
@@ -123,57 +105,54 @@ def sampled_softmax_loss(
     return loss(queries, candidates, tf.convert_to_tensor(inverse_temperature, queries.dtype))
 
 
-def _logit_bound(
-    queries: tf.Tensor, candidates: tf.Tensor, log_q: tf.Tensor, copies: tf.Tensor, inverse_temperature: tf.Tensor
-) -> tf.Tensor:
-    """An upper bound of |logit| plus log(all copies), which bounds the log of any row's sum and of its inverse."""
-    norms = tf.reduce_max(tf.norm(queries, axis=1)) * tf.reduce_max(tf.norm(candidates, axis=1))
-    return norms * tf.abs(inverse_temperature) + tf.reduce_max(tf.abs(log_q)) + tf.math.log(tf.reduce_sum(copies))
-
-
 def _blocks(
     queries: tf.Tensor,
     candidates: tf.Tensor,
     moving: tf.Tensor | None,
     log_q: tf.Tensor,
+    own: tf.Tensor,
     inverse_temperature: tf.Tensor,
-    weights: tf.Tensor,
+    share: tf.Tensor,
     shifts: Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]] | None,
     block_rows: int,
-    stable: bool,
     products: tf.DType,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """The pass: log-sums `[rows]`, softmax-weighted mean candidates `[rows, dim]`, and what pulls each candidate.
+    """The pass: log p of each row's positive `[rows]`, means sum_j p_ij c_j `[rows, dim]`, what pulls each candidate.
 
-    The last is sum_i share_i p_ij q_i, `[candidates, dim]`; with `moving`, of so many first candidates only.
+    p is the softmax. The last is sum_i share_i p_ij q_i, `[candidates, dim]`; with `moving`, of so many first
+    candidates only.
     """
     rows, dim = tf.shape(queries)[0], queries.shape[1]
-    share = weights / tf.cast(rows, queries.dtype)
     ones = tf.ones([rows, 1], queries.dtype)
     scaled = tf.concat([queries * inverse_temperature, ones], axis=1)
     shifted = tf.concat([candidates, -log_q[:, None]], axis=1)
     pooled = tf.cast(candidates, products)
+    weighted = tf.cast(share[:, None] * queries, products)
     count = (rows + block_rows - 1) // block_rows
 
     def body(index: tf.Tensor, sums: tf.TensorArray, pulled: tf.Tensor):
         start = index * block_rows
         stop = tf.minimum(start + block_rows, rows)
-        logits = tf.matmul(scaled[start:stop], shifted, transpose_b=True)
-        top = tf.zeros([stop - start, 1], queries.dtype)
-        if shifts is not None:
-            logits = tf.tensor_scatter_nd_add(logits, *shifts(start, stop))
-        if stable:
-            top = tf.reduce_max(logits, axis=1, keepdims=True)
-            logits -= top
-        exponentials = tf.exp(logits)
-        # Not as a column of ones in the next product: kernels like widths of 16 or 32, and 33 costs half as much again.
-        total = tf.reduce_sum(exponentials, axis=1, keepdims=True)
-        exponentials = tf.cast(exponentials, products)
-        means = tf.cast(tf.matmul(exponentials, pooled), queries.dtype) / total
-        weighted = queries[start:stop] * (share[start:stop, None] / total)
-        live = exponentials if moving is None else exponentials[:, :moving]
-        pulled += tf.cast(tf.matmul(live, tf.cast(weighted, products), transpose_a=True), queries.dtype)
-        return index + 1, sums.write(index, tf.concat([means, tf.math.log(total) + top], axis=1)), pulled
+
+        def of_own(block: tf.Tensor) -> tf.Tensor:
+            return tf.gather(block, own[start:stop], axis=1, batch_dims=1)
+
+        def logits() -> tf.Tensor:
+            found = tf.matmul(scaled[start:stop], shifted, transpose_b=True)
+            return found if shifts is None else tf.tensor_scatter_nd_add(found, *shifts(start, stop))
+
+        def exactly() -> tf.Tensor:
+            found = logits()
+            return of_own(found) - tf.reduce_logsumexp(found, axis=1)
+
+        shares = tf.nn.softmax(logits())
+        positive = of_own(shares)
+        log_shares = tf.cond(tf.reduce_min(positive) > LEAST, lambda: tf.math.log(positive), exactly)
+        shares = tf.cast(shares, products)
+        means = tf.cast(tf.matmul(shares, pooled), queries.dtype)
+        live = shares if moving is None else shares[:, :moving]
+        pulled += tf.cast(tf.matmul(live, weighted[start:stop], transpose_a=True), queries.dtype)
+        return index + 1, sums.write(index, tf.concat([means, log_shares[:, None]], axis=1)), pulled
 
     sums = tf.TensorArray(queries.dtype, size=count, infer_shape=False, element_shape=[None, dim + 1])
     start = (tf.constant(0), sums, tf.zeros_like(candidates if moving is None else candidates[:moving]))

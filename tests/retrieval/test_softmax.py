@@ -77,7 +77,7 @@ def check(found, expected, tolerance=1e-5) -> None:
     stored=st.sampled_from([0, 0, 1, 20]),
 )
 def test_loss_and_gradients_equal_the_oracle(rows, extra, block, distinct, masked, weighted, temperature, seed, stored):
-    """Whatever the blocks, extra and stored negatives, repeats of items, and on both sides of the safe bound."""
+    """Whatever the blocks, extra and stored negatives, repeats of items; positives too improbable for float32 too."""
     rng = np.random.default_rng(seed)
     arguments = {
         "queries": unit(rng, rows, 5).astype(np.float32),
@@ -133,7 +133,7 @@ def test_equal_candidates_may_share_a_column(rows, extra, items, filled, masked,
 
 @pytest.mark.parametrize("temperature", [0.07, 0.005])
 def test_bfloat16_products_cost_little_precision(temperature):
-    """The same loss as in float32, gradients within 1e-2 of float64, on both sides of the safe bound."""
+    """The same loss as in float32, gradients within 1e-2 of float64, also of improbable positives."""
     rng = np.random.default_rng(10)
     queries, candidates = unit(rng, 300, 32), unit(rng, 320, 32)
     log_q, ids = rng.normal(size=320) * 3, rng.integers(3, 200, 320)
@@ -148,7 +148,7 @@ def test_bfloat16_products_cost_little_precision(temperature):
         assert np.linalg.norm(mine - right) > 10 * np.linalg.norm(fine - right)
 
 
-def test_long_vectors_take_the_stable_path():
+def test_long_vectors_are_no_overflow():
     """Logits of several hundreds would overflow exp in float32; the result is finite and right."""
     rng = np.random.default_rng(3)
     queries, candidates = unit(rng, 20, 4) * 30, unit(rng, 20, 4) * 30
@@ -157,7 +157,7 @@ def test_long_vectors_take_the_stable_path():
     check(found, oracle(np.float32(queries), np.float32(candidates), np.zeros(20), 1.0), 1e-4)
 
 
-def test_a_masked_hit_with_the_largest_logit_stays_masked_on_the_stable_path():
+def test_a_masked_hit_with_the_largest_logit_stays_masked():
     """The maximum of a row must be that of its remaining candidates, or everything else underflows."""
     queries = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
     candidates = np.array([[-1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
@@ -165,11 +165,11 @@ def test_a_masked_hit_with_the_largest_logit_stays_masked_on_the_stable_path():
     check(ours(queries, candidates, np.zeros(3), 300.0, ids), oracle(queries, candidates, np.zeros(3), 300.0, ids))
 
 
-def test_both_paths_agree_where_both_are_valid():
-    """Just below and just above the bound nothing jumps."""
+def test_both_logarithms_agree_where_both_are_valid():
+    """Where positives become too improbable for the logarithm of the softmax, nothing jumps."""
     rng = np.random.default_rng(4)
     queries, candidates, log_q = unit(rng, 64, 8), unit(rng, 64, 8), rng.normal(size=64)
-    losses = [ours(queries, candidates, log_q, inverse)[0] for inverse in np.linspace(60, 90, 31)]
+    losses = [ours(queries, candidates, log_q, inverse)[0] for inverse in np.linspace(20, 90, 71)]
     steps = np.diff(losses)
     assert np.abs(np.diff(steps)).max() < 0.02
 
@@ -275,7 +275,7 @@ def test_logits_never_exist_as_a_whole():
 
 @pytest.mark.parametrize("temperature", [0.002, 0.1])
 def test_what_a_row_has_seen_is_no_negative_of_it(temperature):
-    """Loss as by plain logits with the seen candidates masked, in blocks, on both sides of the safe bound."""
+    """Loss as by plain logits with the seen candidates masked, in blocks, also of improbable positives."""
     rng = np.random.default_rng(5)
     rows, extra = 37, 9
     queries, candidates = rng.normal(size=(rows, 8)), rng.normal(size=(rows + extra, 8))
