@@ -7,12 +7,13 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from recsys._tensorflow import tf
 from recsys.config.model import ModelConfig
 from recsys.config.ranking import RankingConfig
-from recsys.config.train import TrainConfig
+from recsys.config.train import LossConfig, RecentConfig, TrainConfig
 from recsys.dataset_folder import DatasetFolder
 from recsys.device import on_device
 from recsys.errors import UserError
@@ -21,6 +22,8 @@ from recsys.retrieval.checkpoints import CheckpointFolder
 from recsys.retrieval.display import Display
 from recsys.retrieval.input import training_batches
 from recsys.retrieval.job import _Run, train
+from recsys.retrieval.log_q import LogQ
+from recsys.schema import FIRST_VALUE_ID
 from tests.retrieval.test_job import run
 
 ON_THE_HOST = {"RaggedTensorToSparse", "StatelessShuffle"}
@@ -47,6 +50,14 @@ STEPS = {
         {
             "loss": {"cross_batch_negatives": 64, "precision": "bfloat16"},
             "gates": {"mode": "value-dense", **SEARCH},
+        },
+    ),
+    "self-supervision of both towers": (
+        {},
+        {
+            "ssl": {"batch_size": 8},
+            "query_ssl": {"method": "rfm", "batch_size": 8},
+            "gates": {"mode": "field", **SEARCH},
         },
     ),
     "gates of fields": (
@@ -108,13 +119,26 @@ def has_gpu_kernel(node, kernels) -> bool:
     return False
 
 
-@pytest.mark.parametrize("case", STEPS)
-def test_a_step_has_gpu_kernels_but_for_what_the_docs_name(case: str, tiny_dataset: Path, tmp_path: Path):
-    """An operation or a type that only the CPU knows would drag its data off the card at every step."""
+def gpu_kernels():
+    """TensorFlow's list of registered kernels; skips where the build has none for a GPU."""
     from tensorflow.python.framework import kernels
 
     if not any(kernel.device_type == "GPU" for kernel in kernels.get_registered_kernels_for_op("MatMul").kernel):
         pytest.skip("this build of TensorFlow has no GPU kernels")
+    return kernels
+
+
+@pytest.fixture
+def two_fields_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Users of the tiny shop have two fields, one less than self-supervision asks for."""
+    monkeypatch.setattr("recsys.retrieval.ssl.LEAST_FIELDS", 2)
+
+
+@pytest.mark.usefixtures("two_fields_do")
+@pytest.mark.parametrize("case", STEPS)
+def test_a_step_has_gpu_kernels_but_for_what_the_docs_name(case: str, tiny_dataset: Path, tmp_path: Path):
+    """An operation or a type that only the CPU knows would drag its data off the card at every step."""
+    kernels = gpu_kernels()
     model, changes = STEPS[case]
     dataset, config = DatasetFolder.open(tiny_dataset), TrainConfig.model_validate({"batch_size": 64, **changes})
     folder = CheckpointFolder(tmp_path / "checkpoints", "any")
@@ -122,6 +146,16 @@ def test_a_step_has_gpu_kernels_but_for_what_the_docs_name(case: str, tiny_datas
     batch = next(training_batches(dataset, loop.trainer.model.spec, loop.reader, 1, epoch=0, step=0))
     step = loop.trainer.train_step.get_concrete_function(batch, tf.constant(0.1))
     assert {node.op for node in nodes(step) if not has_gpu_kernel(node, kernels)} <= ON_THE_HOST
+
+
+def test_so_has_log_q_of_the_moment():
+    """The one source of frequencies that the tiny shop has no field for."""
+    kernels = gpu_kernels()
+    config = LossConfig(frequencies="recent", recent=RecentConfig(field="clicks_hour"))
+    log_q = LogQ(config, np.zeros(FIRST_VALUE_ID + 3, np.int64), 3, 4, 1)
+    ids, clicks = tf.TensorSpec([None], tf.int32), {"clicks_hour": tf.TensorSpec([None], tf.float32)}
+    function = tf.function(log_q).get_concrete_function(ids, ids, clicks)
+    assert {node.op for node in nodes(function) if not has_gpu_kernel(node, kernels)} <= ON_THE_HOST
 
 
 @pytest.mark.gpu
@@ -138,6 +172,7 @@ def test_on_a_gpu_it_learns_too(tiny_dataset: Path, tmp_path: Path):
 
 
 @pytest.mark.gpu
+@pytest.mark.usefixtures("two_fields_do")
 @pytest.mark.parametrize("case", STEPS)
 def test_every_option_runs_on_a_gpu(case: str, tiny_dataset: Path, tmp_path: Path):
     """With operations held to be deterministic, where TensorFlow refuses those that cannot be."""
