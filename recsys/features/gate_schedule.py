@@ -1,4 +1,4 @@
-"""When gates are how soft, and whether one that nothing needs will have closed in time. Plain numbers, no TensorFlow.
+"""When gates are how soft, and whether one that nothing needs will have closed in time. Without TensorFlow.
 
 Source: OptFS (Lyu et al., WWW 2023), temperature law as in the authors' code.
 """
@@ -6,6 +6,8 @@ Source: OptFS (Lyu et al., WWW 2023), temperature law as in the authors' code.
 import math
 from bisect import bisect_left
 from dataclasses import dataclass, replace
+
+import numpy as np
 
 from recsys.errors import UserError
 
@@ -83,6 +85,24 @@ def fewest_updates(search: GateSearch) -> int:
         most *= 2
     most = min(most, search.epoch_steps)
     return bisect_left(range(most), True, lo=most // 2, key=closes)
+
+
+def too_rare_to_close(search: GateSearch, counts: np.ndarray, path: str, of: str = "") -> str | None:
+    """Of how many values a lazy search moves the gates too seldom to close, in words for the terminal; None of none.
+
+    `counts` `[values]` are their occurrences in training: a gate moves in the steps whose batch has its value. Values
+    too rare for that stay open, needed or not. `path` is the configuration section's, `of` says whose values they are.
+    """
+    if search.penalty == 0.0:
+        return None
+    needed = fewest_updates(search)
+    rare = int(np.sum(counts < needed))
+    if not rare:
+        return None
+    return (
+        f"{path}: {rare:,} of {len(counts):,} values{of} occur fewer than {needed} times in training and stay open, "
+        "needed or not. Raise learning_rate or search_epochs to reach more of them."
+    )
 
 
 def require_closable(search: GateSearch, path: str) -> None:

@@ -4,9 +4,7 @@ A phase that was killed goes on from its last checkpoint; one that ended is read
 calls, and run again it ends with the same bytes.
 """
 
-import math
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,33 +18,22 @@ from recsys.config.ranking import RankingConfig
 from recsys.dataset_folder import DatasetFolder
 from recsys.errors import UserError
 from recsys.features.gate_optimiser import GateOptimiser
-from recsys.features.gate_schedule import GateSearch, fewest_updates, require_closable
+from recsys.features.gate_schedule import GateSearch, require_closable, too_rare_to_close
 from recsys.features.gates import Gates, kept
 from recsys.ranking.examples import ExampleMaker, Examples, positives_per_batch, split_examples, training_scores
-from recsys.ranking.input import training_batches
-from recsys.ranking.live import LiveRanker
-from recsys.ranking.metrics import auc
 from recsys.ranking.model import Ranker
 from recsys.ranking.occurrences import row_counts
+from recsys.ranking.phase import TASK_AUC, Phase
 from recsys.ranking.retrieval_score import open_scores, score_report
 from recsys.ranking.seeds import named_seed
 from recsys.ranking.spec import RankerSpec, ranker_spec
 from recsys.ranking.step import Trainer
-from recsys.ranking.tasks import CLICK, check_tasks
+from recsys.ranking.tasks import check_tasks
 from recsys.retrieval.checkpoints import Checkpoint, CheckpointFolder
 from recsys.retrieval.display import Display
 from recsys.retrieval.shards import EventReader, scan_positives
-from recsys.retrieval.state import Progress, assign_variables, variable_arrays
+from recsys.retrieval.state import assign_variables
 from recsys.schema import RETRIEVAL_SCORE, SPLITS
-
-LOG_STEPS = 50
-"""Steps between looks at the loss: reading it makes the host wait for the device."""
-
-SAVING_SHARE = 20.0
-"""A checkpoint by the clock waits so many times as long as the last one took: large tables cost 5 % of the time."""
-
-TASK_AUC = "auc_"
-"""Before a task's name, in the record of an epoch."""
 
 Weights = Mapping[str, np.ndarray]
 
@@ -207,22 +194,12 @@ class Workbench:
     def rare_values(self, config: GatesConfig) -> str | None:
         """Of how many values a lazy search moves the gates too seldom to close, in words; None where it says nothing.
 
-        In mode `value-lazy` a gate moves in the steps whose batch has its value, which are no more than the value has
-        training rows (drawn negatives aside). Values that are too rare for that stay open, needed or not.
+        The steps whose batch has a value are no more than the value has training rows, drawn negatives aside.
         """
         if config.mode != "value-lazy":
             return None
-        search = self.search_settings(config)
-        if search.penalty == 0.0:
-            return None
-        needed, gated = fewest_updates(search), self.values & self.gated(config)
-        rare = int((gated & (self.counts < needed)).sum())
-        if not rare:
-            return None
-        return (
-            f"ranking.gates: {rare:,} of {int(gated.sum()):,} values occur fewer than {needed} times in training and "
-            "stay open, needed or not. Raise learning_rate or search_epochs to reach more of them."
-        )
+        counts = self.counts[self.values & self.gated(config)]
+        return too_rare_to_close(self.search_settings(config), counts, "ranking.gates")
 
     def search(self, name: str, config: GatesConfig) -> Outcome:
         """Train weights and gates together; `Outcome.gates` decide, `Outcome.rewind` is where to go on from."""
@@ -280,7 +257,7 @@ class Workbench:
         ended = self.folder.read(f"{name}-ended.npz")
         if ended is None:
             one = trainer()
-            ended = Checkpoint(*_Phase(self, name, one, epochs, rewind_epoch).run())
+            ended = Checkpoint(*Phase(self, name, one, epochs, rewind_epoch).run())
             one.release()
         parts: dict[str, dict[str, np.ndarray]] = {"learned": {}, "rewind": {}}
         for key, values in ended.arrays.items():
@@ -296,144 +273,3 @@ class Workbench:
             state["best_epoch"],
             state["best_value"] if state["best_epoch"] else None,
         )
-
-
-def _stalls(epochs: Sequence[Mapping[str, float]]) -> int:
-    """How many of the finished epochs had no better validation AUC than all before them."""
-    values = [record["auc"] for record in epochs if "auc" in record]
-    return sum(value <= max(values[:place]) for place, value in enumerate(values) if place)
-
-
-@dataclass(eq=False)
-class _Phase:
-    """One phase as it runs. A search (`rewind_epoch` is given) runs all its epochs and ends with the last weights."""
-
-    bench: Workbench
-    name: str
-    trainer: Trainer
-    epochs: int
-    rewind_epoch: int | None
-
-    def run(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        bench, train = self.bench, self.bench.config.train
-        progress = Progress(self.name)
-        saved = bench.folder.latest()
-        if saved is not None and saved.state["phase"] == self.name:
-            assign_variables(self.trainer.state, saved.arrays)
-            progress = Progress.from_json(saved.state)
-        elif saved is not None:
-            progress.saves = saved.state["saves"]
-        self.live = LiveRanker(self.trainer.model)
-        steps = bench.reader.steps
-        bench.display.begin(self.name, self.epochs * steps, progress.epoch * steps + progress.step)
-        batches = training_batches(bench.maker, bench.reader, train.prefetch, epoch=progress.epoch, step=progress.step)
-        pending: list[tf.Tensor] = []
-        saved_at, took = time.monotonic(), 0.0
-        while not progress.finished:
-            if progress.step == 0:
-                self._begin_epoch(progress)
-            self._warm(progress)
-            pending.append(self.trainer.train_step(next(batches)))
-            progress.step += 1
-            ended = progress.step == steps
-            due = progress.step % train.checkpoint.every_steps == 0
-            due |= time.monotonic() - saved_at > max(train.checkpoint.every_seconds, SAVING_SHARE * took)
-            if ended or due or len(pending) >= LOG_STEPS:
-                self._look(progress, pending)
-                pending = []
-            if ended:
-                self._end_epoch(progress)
-            if due or (ended and not progress.finished):
-                progress.saves += 1
-                started = time.monotonic()
-                bench.folder.save(progress.saves, variable_arrays(self.trainer.state), progress.to_json())
-                saved_at = time.monotonic()
-                took = saved_at - started
-        return self._end(progress)
-
-    def _begin_epoch(self, progress: Progress) -> None:
-        if self.rewind_epoch is None:
-            self.trainer.slow_down(self.bench.config.train.plateau ** _stalls(progress.epochs))
-        if progress.epoch == self.rewind_epoch:
-            self._write("rewind", self._learned())
-
-    def _warm(self, progress: Progress) -> None:
-        """The gates' temperature of the step to come."""
-        optimiser = self.trainer.gates
-        if optimiser is None or not optimiser.search.changes_at(progress.step):
-            return
-        for one in optimiser.gates:
-            if one.temperature is not None:
-                one.temperature.assign(optimiser.search.temperature(progress.epoch, progress.step))
-
-    def _look(self, progress: Progress, pending: list[tf.Tensor]) -> None:
-        for loss in pending:  # one by one: the sum must not depend on when we look
-            progress.loss_sum += float(loss)
-        step = progress.epoch * self.bench.reader.steps + progress.step
-        if not math.isfinite(progress.loss_sum):
-            raise UserError(
-                f"ranking: the loss stopped being a finite number at or before step {step} of '{self.name}'; lower "
-                "ranking.train.learning_rate."
-            )
-        shown = f"{progress.epoch + 1}/{self.epochs}"
-        self.bench.display.step(step, self.bench.reader.batch_size, float(pending[-1]), shown)
-
-    def _end_epoch(self, progress: Progress) -> None:
-        record = {"loss": progress.loss_sum / self.bench.reader.steps}
-        progress.epoch, progress.step, progress.loss_sum = progress.epoch + 1, 0, 0.0
-        progress.finished = progress.epoch == self.epochs
-        if self.trainer.gates is not None:
-            self.trainer.gates.settle()
-        gates = self.trainer.model.gates
-        if gates is not None:
-            record["open_gates"] = float(kept(gates.logits.numpy()).mean())
-        examples = self.bench.judge
-        if examples is not None:
-            logits = self.live.every(examples.features)
-            value = auc(logits[CLICK], examples.labels, examples.weights)
-            record["auc"] = value
-            for name, outcomes in examples.outcomes.items():
-                known = ~np.isnan(outcomes)
-                task_value = auc(logits[name][known], outcomes[known], examples.weights[known])
-                if math.isfinite(task_value):
-                    record[TASK_AUC + name] = task_value
-            self.bench.display.measured({"auc": value})
-            if value > progress.best_value:
-                progress.best_epoch, progress.best_value = progress.epoch, value
-                if self.rewind_epoch is None:
-                    self._write("best", self._learned())
-            late = progress.epoch - progress.best_epoch >= self.bench.config.train.patience
-            progress.finished |= late and self.rewind_epoch is None
-        progress.epochs.append(record)
-        self._log(progress.epoch, record)
-
-    def _end(self, progress: Progress) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        arrays = {f"learned:{key}": value for key, value in self._learned().items()}
-        if self.rewind_epoch is None and progress.best_epoch:
-            best = self.bench.folder.require(f"{self.name}-best.npz", "the weights of the best epoch")
-            arrays = {f"learned:{key}": value for key, value in best.arrays.items()}
-        if self.rewind_epoch is not None:
-            rewind = self.bench.folder.require(f"{self.name}-rewind.npz", "the weights to go back to")
-            arrays |= {f"rewind:{key}": value for key, value in rewind.arrays.items()}
-        if self.trainer.model.gates is not None:
-            arrays["gates:"] = self.trainer.model.gates.logits.numpy()
-        state = progress.to_json()
-        self.bench.folder.write(f"{self.name}-ended.npz", arrays, state)
-        for file in ("best", "rewind"):
-            (self.bench.folder.folder / f"{self.name}-{file}.npz").unlink(missing_ok=True)
-        return arrays, state
-
-    def _learned(self) -> dict[str, np.ndarray]:
-        return variable_arrays({"learned": self.trainer.model.learned})
-
-    def _write(self, what: str, arrays: Weights) -> None:
-        self.bench.folder.write(f"{self.name}-{what}.npz", arrays, {})
-
-    def _log(self, epoch: int, record: Mapping[str, float]) -> None:
-        if self.bench.logs is None:
-            return
-        writer = tf.summary.create_file_writer(str(self.bench.logs / self.name))
-        with writer.as_default(step=epoch):
-            for key, value in record.items():
-                tf.summary.scalar(f"epoch/{key}", value)
-        writer.close()

@@ -13,7 +13,7 @@ from recsys._tensorflow import tf
 from recsys.config.gates import GatesConfig
 from recsys.dataset_folder import DatasetFolder
 from recsys.features.gate_optimiser import GateOptimiser, Occurrences
-from recsys.features.gate_schedule import GateSearch, fewest_updates, require_closable
+from recsys.features.gate_schedule import GateSearch, require_closable, too_rare_to_close
 from recsys.features.gates import gates_name, kept
 from recsys.features.ragged import as_ragged
 from recsys.retrieval.gates import TowerGates, open_shares
@@ -97,24 +97,17 @@ def _of_one_occurrence(search: GateSearch, config: GatesConfig, examples: int) -
 def rare_values(stage: GateStage, config: GatesConfig, dataset: DatasetFolder, examples: int) -> dict[str, str]:
     """By gated table, of how many values the gate moves too seldom to close, in words for the terminal.
 
-    In mode value-lazy a gate moves in the steps whose batch has its value. Values that are too rare for that stay open
-    whether they are needed or not. Empty in the other modes, and where no value is too rare.
+    Empty in modes other than value-lazy, and where no value is too rare.
     """
-    if config.mode != "value-lazy" or stage.search.penalty == 0.0:
+    if config.mode != "value-lazy":
         return {}
-    needed = fewest_updates(_of_one_occurrence(stage.search, config, examples))
+    search = _of_one_occurrence(stage.search, config, examples)
     told = {}
     for name in stage.gates.tables:
-        if name not in dataset.schema.vocabularies:
-            continue
-        counts = dataset.vocabulary(name).table["count"].to_numpy()
-        rare = int(np.sum(counts < needed))
-        if rare:
-            told[name] = (
-                f"train.gates: {rare:,} of {len(counts):,} values of '{name}' occur fewer than {needed} times in "
-                f"training and stay open, needed or not. Raise learning_rate or search_epochs to reach more of them."
-            )
-    return told
+        if name in dataset.schema.vocabularies:
+            counts = dataset.vocabulary(name).table["count"].to_numpy()
+            told[name] = too_rare_to_close(search, counts, "train.gates", f" of '{name}'")
+    return {name: words for name, words in told.items() if words is not None}
 
 
 def occurrences(model: TwoTower, batch: Batch) -> list[Occurrences | None]:

@@ -100,7 +100,7 @@ def test_it_stops_when_validation_falls_and_keeps_the_best(
 
     def run(name: str, script: list[float], **train) -> Outcome:
         told = iter(script)
-        monkeypatch.setattr("recsys.ranking.workbench.auc", lambda *_: next(told))
+        monkeypatch.setattr("recsys.ranking.phase.auc", lambda *_: next(told))
         monkeypatch.setattr("recsys.ranking.step.Trainer.slow_down", lambda _, factor: rates.append(factor))
         both = {**settings, "train": {**settings["train"], **train}}
         return bench_of(plain, tmp_path / name, **both).train("train")
@@ -124,7 +124,7 @@ def test_rates_do_not_depend_on_how_many_negatives_are_drawn(
 ) -> None:
     """The intercept's correction: exp of an item's logit is its share of what is chosen."""
     better = itertools.count()
-    monkeypatch.setattr("recsys.ranking.workbench.auc", lambda *_: next(better))  # the last epoch is the best
+    monkeypatch.setattr("recsys.ranking.phase.auc", lambda *_: next(better))  # the last epoch is the best
     dataset = DatasetFolder.open(tiny_dataset)
     negatives = {"per_positive": per_positive, "source": source}
     train = {"negatives": negatives, "epochs": 110, "learning_rate": 0.05, "batch_size": 500}
