@@ -54,7 +54,7 @@ class LossConfig(Section):
     cross_batch_negatives: int = Field(default=0, ge=0)
     """Candidates of the last steps (positives and uniform negatives) that are kept, as constants, as more negatives for
     every row; 0: none. One costs (dim + 2) x 4 bytes and two of the three matrix products of a live one."""
-    block_rows: Size = 256
+    block_rows: Size = 512
     """Rows of logits that exist at a time; speed only."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the matrix products that give the softmax's gradients (self-supervision's too); the loss is the same.

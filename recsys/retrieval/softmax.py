@@ -46,7 +46,7 @@ def sampled_softmax_loss(
     seen_ids: tf.RaggedTensor | None = None,
     distinct: Distinct | None = None,
     weights: tf.Tensor | None = None,
-    block_rows: int = 256,
+    block_rows: int = 512,
     products: tf.DType = tf.float32,
 ) -> tf.Tensor:
     """Mean softmax cross-entropy of each query against all candidates; row i's positive is candidate i.
