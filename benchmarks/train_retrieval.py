@@ -33,7 +33,7 @@ from benchmarks.parts.evidence import surroundings, write_speed_evidence  # noqa
 from benchmarks.parts.train_data import write_training_data  # noqa: E402
 from benchmarks.parts.train_loss import time_losses  # noqa: E402
 from benchmarks.parts.train_memory import growth_mib  # noqa: E402
-from benchmarks.parts.train_options import BATCH, GATES, OFF, OPTIONS, QUICK, SSL, Anatomy, Options  # noqa: E402
+from benchmarks.parts.train_options import BATCH, GATES, OFF, OPTIONS, QUICK, SPARE_SSL, SSL, Anatomy, Options  # noqa: E402
 from benchmarks.parts.train_peers import PEERS, end_to_end, first_losses, ours, pytorch, tables_of  # noqa: E402
 from recsys._tensorflow import tf  # noqa: E402
 from recsys.dataset_folder import DatasetFolder  # noqa: E402
@@ -102,6 +102,7 @@ def main() -> None:
             "ours_over_tutorial_loop_4096": rates[BATCH]["ours"] / rates[BATCH]["tutorial"],
             "loss_over_matrix_products_4096": max(ms["ours"] / _products(ms) for ms in alone.values()),
             "ssl_cost": costs[SSL],
+            "ssl_every_2_cost": costs[SPARE_SSL],
             "gates_cost": max(cost for name, cost in costs.items() if name.startswith(GATES)),
             "peak_memory_65536_mib": memory[f"{MEMORY_BATCHES[-1]:,}"],
             "peak_memory_65536_all_mib": memory[f"{MEMORY_BATCHES[-1]:,}{LOADED}"],

@@ -27,5 +27,7 @@ class SslConfig(Section):
     """Share of the values of each multi-valued field that a view leaves out; one of them always stays."""
     batch_size: Size | None = None
     """Things drawn each step, uniformly and without repetition; `train.batch_size` where left out."""
+    every: Size = 1
+    """In one step of so many this loss is added, so many times as heavy: 2 halves what it costs."""
     warmup_steps: int = Field(default=0, ge=0)
     """Steps over which the weight grows from 0; for main losses that spike at the start."""

@@ -74,14 +74,18 @@ class SelfSupervision(tf.Module):
         if masks is not None or len(visible_fields(tower, features)) < len(tower.fields):
             tower.allow_hiding()
 
+    def due(self, step: int) -> bool:
+        """Whether step `step` (from 0) has this loss; one that has bears `every` times the weight."""
+        return step % self.config.every == 0
+
     def weight(self, step: tf.Tensor) -> tf.Tensor:
-        """The factor on the loss at step `step` (from 0), float32: alpha, after its ramp."""
+        """The factor on the loss about step `step` (from 0), float32, on the mean of steps: alpha, after its ramp."""
         done = tf.cast(step + 1, tf.float32)
         return self.config.weight * tf.minimum(1.0, done / max(1, self.config.warmup_steps))
 
     def loss(self, step: tf.Tensor, batch: Batch, inverse_temperature: tf.Tensor) -> tf.Tensor:
         """L_self of the step's draw, a float32 scalar; `inverse_temperature` is the main loss's."""
-        first, second = self.views(self.draw(step, batch), step)
+        first, second = self.views(self.draw(step // self.config.every, batch), step)
         own = self.config.temperature
         scale = tf.stop_gradient(inverse_temperature) if own is None else tf.constant(1.0 / own)
         return sampled_softmax_loss(first, second, tf.zeros([tf.shape(second)[0]]), scale, products=self.products)

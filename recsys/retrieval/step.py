@@ -117,9 +117,17 @@ class Trainer(tf.Module):
         extra[USER] = tf.fill(tf.shape(drawn), PADDING_ID)
         return {name: tf.concat([values, extra[name]], axis=0) for name, values in items.items()}
 
+    def due(self, step: int) -> tuple[bool, ...]:
+        """Which of the self-supervisions step `step` of the phase (from 0) has."""
+        return tuple(one.due(step) for one in self.self_supervisions)
+
     @tf.function(reduce_retracing=True)
-    def train_step(self, batch: Batch, learning_rate: tf.Tensor) -> tf.Tensor:
-        """Update on one batch and return its main loss, a float32 scalar."""
+    def train_step(self, batch: Batch, learning_rate: tf.Tensor, due: tuple[bool, ...] | None = None) -> tf.Tensor:
+        """Update on one batch and return its main loss, a float32 scalar.
+
+        `due` says which self-supervisions take part, all where left out. It is known on the host, and each answer has a
+        graph of its own: of a branch in the graph the look-ups' gradients would be as large as the tables.
+        """
         self.log_q.update(batch["item"][ITEM])
         seed = tf.random.fold_in(tf.constant([self.seed % (1 << 31), 0x57E9], tf.int32), self.step)
         logits = [gates.logits for gates in self.gates.gates] if self.gates is not None else []
@@ -127,8 +135,10 @@ class Trainer(tf.Module):
             tape.watch(logits)
             candidates = self._candidates(batch, seed)
             loss = total = self._loss(batch, candidates, seed)
-            for one in self.self_supervisions:
-                total += one.weight(self.step) * one.loss(self.step, batch, self.model.inverse_temperature)
+            for one, wanted in zip(self.self_supervisions, due or [True] * len(self.self_supervisions), strict=True):
+                if wanted:
+                    factor = one.config.every * one.weight(self.step)
+                    total += factor * one.loss(self.step, batch, self.model.inverse_temperature)
         variables = self.model.trainable_variables
         gradients = tape.gradient(total, [*variables, *logits])
         self.optimiser.learning_rate.assign(learning_rate)

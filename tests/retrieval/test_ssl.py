@@ -287,6 +287,45 @@ def test_with_weight_zero_every_weight_is_bit_identical() -> None:
         np.testing.assert_array_equal(array, weights(beside)[name], err_msg=name)
 
 
+def test_every_other_step_it_weighs_twice() -> None:
+    """Step 0 is that of twice the weight, step 1 that of none, step 2 of twice again, with the draw after the first."""
+    model, doubled = two_tower(), two_tower()
+    one, twice = supervised(model, weight=0.4, every=2), supervised(doubled, weight=0.8)
+    draws: list[int] = []
+    draw = one.draw
+    one.draw = lambda step, batch: draws.append(step) or draw(step, batch)
+    rare, often = trainer(model, ones=(one,)), trainer(doubled, ones=(twice,))
+    assert [rare.due(step) for step in range(4)] == [(True,), (False,), (True,), (False,)]
+    assert [often.due(step) for step in range(2)] == [(True,), (True,)]
+    for each in (rare, often):
+        each.optimiser.build(each.model.trainable_variables)
+    items = np.arange(3, 19)
+    batch = {"query": {USER: tf.constant(items, tf.int32)}, "item": inputs_of(items)}
+    for step, due in enumerate([(True,), (False,)]):
+        for each in (rare, often):
+            each.train_step(batch, tf.constant(0.05), due)
+        for name, array in weights(model).items():
+            np.testing.assert_allclose(array, weights(doubled)[name], atol=1e-6, err_msg=f"{name}, step {step}")
+    for step in range(4):
+        one.loss(tf.constant(step, tf.int64), {}, COLD)
+    assert [int(step) for step in draws[-4:]] == [0, 0, 1, 1]
+
+
+def test_the_job_asks_each_step_what_is_due(
+    tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted from the start of training, over the ends of epochs."""
+    taken, step = [], Trainer.train_step
+
+    def counted(self: Trainer, batch, rate, due):
+        taken.append(due)
+        return step.__get__(self, Trainer)(batch, rate, due)
+
+    monkeypatch.setattr(Trainer, "train_step", counted)
+    run(tiny_dataset, tmp_path, ssl={"batch_size": 4, "every": 3}, epochs=2)
+    assert len(taken) > 6 and taken == [(place % 3 == 0,) for place in range(len(taken))]
+
+
 def test_items_without_a_click_learn() -> None:
     """The main batches hold ids 3 to 12 only; self-supervision moves the others' rows too, and lowers its own loss."""
     model = two_tower()
