@@ -132,6 +132,10 @@ class Pipeline:
             def make(key: str) -> None:
                 from recsys.retrieval.job import train
 
+                if self.config.ranking is not None and self.config.ranking.reuse is None:
+                    from recsys.ranking.job import check
+
+                    check(dataset, self.config.ranking, self.config.seed)
                 train(
                     dataset,
                     self.config.model,

@@ -4,6 +4,7 @@ import json
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -31,7 +32,7 @@ from recsys.retrieval import MODEL_FORMAT, MODEL_KIND
 from recsys.retrieval.checkpoints import CheckpointFolder
 from recsys.retrieval.display import training_display
 from recsys.retrieval.export import write_json
-from recsys.schema import FIRST_VALUE_ID, SPLITS
+from recsys.schema import FIRST_VALUE_ID, RETRIEVAL_SCORE, SPLITS
 
 MODEL = "model"
 REPORT = "ranking.json"
@@ -46,6 +47,25 @@ class _Chosen:
     gates: GatesConfig | None
     sets: list[ValueSet]
     search_epochs: list[dict[str, float]]
+
+
+def check(dataset: DatasetFolder, config: RankingConfig, seed: int) -> None:
+    """What can be said of a ranker's settings before the towers are trained, so that hours later it needs no saying.
+
+    Raises UserError for settings that do not fit the data set, and where a gate that nothing needs could not close. A
+    retrieval score, which there is not yet, is left out, and with it the fields of gates.
+    """
+    model = config.model
+    readings = {name: how for name, how in model.numeric.fields.items() if name != RETRIEVAL_SCORE}
+    model = model.model_copy(update={"numeric": model.numeric.model_copy(update={"fields": readings})})
+    without = config.model_copy(update={"model": model, "retrieval_score": False})
+    with TemporaryDirectory() as nothing:
+        bench = Workbench(dataset, without, seed, CheckpointFolder(Path(nothing), ""))
+    _neutral(dataset, config)
+    for one in _kappas(config):
+        bench.search_settings(one)
+        if not config.retrieval_score:
+            bench.gated_fields(one)
 
 
 def rank(
@@ -114,8 +134,7 @@ def _plain(bench: Workbench) -> _Chosen:
 
 def _searched(bench: Workbench, gates: GatesConfig) -> _Chosen:
     """Search with each kappa, train on what is kept, choose, then train the controls of the chosen one's size."""
-    kappas = bench.config.kappas
-    several = [gates.model_copy(update={"kappa": kappa, "penalty": None}) for kappa in kappas] or [gates]
+    several = _kappas(bench.config)
     for one in several:
         bench.search_settings(one)
     told = next(filter(None, map(bench.rare_values, several)), None)
@@ -135,6 +154,14 @@ def _searched(bench: Workbench, gates: GatesConfig) -> _Chosen:
     for control in bench.config.controls:
         sets.append(_control(bench, control, several[best], searched))
     return _Chosen(outcome, several[best], sets, searched.epochs)
+
+
+def _kappas(config: RankingConfig) -> list[GatesConfig]:
+    """The searches to make, one a penalty; none without gates."""
+    if config.gates is None:
+        return []
+    several = [config.gates.model_copy(update={"kappa": kappa, "penalty": None}) for kappa in config.kappas]
+    return several or [config.gates]
 
 
 def _of_kappa(bench: Workbench, place: int, gates: GatesConfig) -> tuple[Outcome, Outcome]:

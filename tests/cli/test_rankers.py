@@ -1,6 +1,16 @@
-"""What the terminal says of a ranker: every set tried, what pruning left, the latency; nothing unmeasured."""
+"""What the terminal says of a ranker: every set tried, what pruning left, the latency; nothing unmeasured.
+
+And what it says before the towers are trained, where the ranker could not be.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
 
 from recsys.commands.rankers import described
+from tests.cli.command import recsys, refused
+from tests.tiny_files import write_shop
 
 SETS = [
     {"name": "search", "kappa": 0.5, "kept_ratio": 0.74158, "validation_auc": 0.66604, "chosen": False},
@@ -43,3 +53,38 @@ def test_a_plain_ranker_without_validation_claims_nothing() -> None:
     found = described({"backbone": "lr", "sets": plain, **SIZES}, {"candidates": 200, "after": {"p99_ms": 4.0}})
     assert found == ["Ranker lr, all values: not judged", "  200 candidates: p99 4.0 ms"]
     assert described({"backbone": "lr", "sets": plain, **SIZES}, {}) == found[:1]
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The configuration of the tiny shop, ingested."""
+    config = write_shop(tmp_path_factory.mktemp("ranked_shop"))
+    assert recsys("ingest", config).code == 0
+    return config
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            {"gates": {"mode": "value-dense", "kappa": 1.0, "epsilon": 1.0}},
+            "ranking.gates: a gate that nothing needs would end at logit",
+        ),
+        (
+            {"gates": {"mode": "value-dense", "kappa": 1.0, "epsilon": 1.0}, "retrieval_score": True},
+            "ranking.gates: a gate that nothing",
+        ),
+        ({"model": {"features": ["user", "hat"]}}, "ranking.model.features: the data set has no field 'hat'"),
+        ({"position": {"field": "place", "neutral": "1"}}, "ranking.position.field: 'place'"),
+        (
+            {"gates": {"mode": "value-dense", "kappa": 1.0, "learning_rate": 1.0, "fields": ["hat"]}},
+            "ranking.gates.fields: the ranker reads no field 'hat'",
+        ),
+    ],
+)
+def test_a_ranker_that_cannot_be_is_refused_before_the_towers_are_trained(
+    settings: dict, said: str, shop: Path
+) -> None:
+    assert (shop.parent / "work" / "dataset").is_dir()
+    refused(recsys("train", shop, "--set", f"ranking={json.dumps(settings)}"), said)
+    assert not (shop.parent / "work" / "model").exists()
