@@ -49,7 +49,7 @@ LOADED = ", self-supervision, gates"
 def main() -> None:
     """Measure, print the tables, write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer rows, repeats and options; batch 4096 alone")
+    parser.add_argument("--quick", action="store_true", help="fewer rows, repeats, options; batch 4096; no PyTorch")
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--evidence", action="store_true", help=f"write docs/evidence/{EVIDENCE}/")
     options = parser.parse_args()
@@ -57,10 +57,9 @@ def main() -> None:
     console = Console(width=None if sys.stdout.isatty() else 120, record=True)
     batches = BATCHES[1:2] if options.quick else BATCHES
     rows, passes, steps, repeats = (66_000, 1, 4, 3) if options.quick else (150_000, 3, 20, 15)
-    peers = (PEERS / ".ready").exists()
-    if not peers and not options.quick:
+    peers = not options.quick
+    if peers and not (PEERS / ".ready").exists():
         subprocess.run(["make", "-C", ROOT, "venv-peers"], check=True)
-        peers = True
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         arrays = write_training_data(folder / "dataset", rows, SEED)
@@ -76,10 +75,11 @@ def main() -> None:
             sizes = MEMORY_BATCHES[-1:] if options.quick else MEMORY_BATCHES
             measure = partial(growth_mib, folder / "dataset", steps=1 if options.quick else 2)
             growths = pool.map(measure, sizes)
-            loaded = pool.submit(measure, MEMORY_BATCHES[-1], options="all")
+            loaded = None if options.quick else pool.submit(measure, MEMORY_BATCHES[-1], options="all")
             steps_of = Options(dataset, QUICK if options.quick else tuple(OPTIONS))
             memory = {f"{size:,}": growth for size, growth in zip(sizes, growths, strict=True)}
-            memory[f"{MEMORY_BATCHES[-1]:,}{LOADED}"] = loaded.result()
+            if loaded is not None:
+                memory[f"{MEMORY_BATCHES[-1]:,}{LOADED}"] = loaded.result()
         times = steps_of.times(rounds=10 if options.quick else 15, steps=1 if options.quick else 4)
         anatomy = steps_of.anatomy(repeats)
 
@@ -95,20 +95,21 @@ def main() -> None:
     if max(memory.values()) > LIMIT_MIB:
         sys.exit(f"training took more than {LIMIT_MIB} MiB")
     if not peers:
-        console.print("PyTorch was not run: there is no .venv-peers ('make venv-peers' makes it, 5 GB).")
+        console.print("PyTorch was not run: --quick leaves it out.")
     if options.json or options.evidence:
         costs = Options.ratios(times)
         figures = {
             "ours_over_tutorial_loop_4096": rates[BATCH]["ours"] / rates[BATCH]["tutorial"],
             "loss_over_matrix_products_4096": max(ms["ours"] / _products(ms) for ms in alone.values()),
             "ssl_cost": costs[SSL],
-            "ssl_every_2_cost": costs[SPARE_SSL],
             "gates_cost": max(cost for name, cost in costs.items() if name.startswith(GATES)),
             "peak_memory_65536_mib": memory[f"{MEMORY_BATCHES[-1]:,}"],
-            "peak_memory_65536_all_mib": memory[f"{MEMORY_BATCHES[-1]:,}{LOADED}"],
             "matrix_product_share_4096": anatomy.products / anatomy.step,
             "input_over_step_4096": anatomy.input / anatomy.step,
         }
+        if not options.quick:
+            figures["ssl_every_2_cost"] = costs[SPARE_SSL]
+            figures["peak_memory_65536_all_mib"] = memory[f"{MEMORY_BATCHES[-1]:,}{LOADED}"]
         if torch_runs:
             figures["ours_over_pytorch_4096"] = rates[BATCH]["ours"] / torch_runs[str(BATCH)]["examples_per_second"]
         context = surroundings() | {

@@ -48,7 +48,7 @@ OPTIONS: dict[str, Option] = {
     "bfloat16": ({}, {"loss": {"precision": "bfloat16"}}, False),
     "self-supervision, bfloat16": ({}, {"ssl": {}, "loss": {"precision": "bfloat16"}}, False),
 }
-QUICK = (OFF, SSL, SPARE_SSL, f"{GATES}: value-dense, search")
+QUICK = (OFF, SSL, f"{GATES}: value-dense, search")
 
 
 @dataclass(frozen=True)
