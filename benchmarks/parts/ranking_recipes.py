@@ -126,7 +126,7 @@ RECIPES = {
         config="globo-news.yaml",
         # One day of training, 2017-10-06, before the configuration's days of validation and test.
         data=("data.hours=[120, 192]",),
-        quick_data=("data.hours=[142, 170]",),
+        quick_data=("data.hours=[142, 148]", "ingest.split.test=2017-10-07T05:00:00"),
         ranking=(
             f"ranking.model.features={[*_GLOBO_CONTEXT, PLANTED, *_GLOBO_ITEM]}",
             "ranking.model.embedding_dim=8",
