@@ -26,7 +26,7 @@ from benchmarks.parts import gates_planted as planted  # noqa: E402
 from benchmarks.parts import gates_synthetic_grid as synthetic  # noqa: E402
 from benchmarks.parts.code_state import trained_by  # noqa: E402
 from benchmarks.parts.evidence import surroundings_line  # noqa: E402
-from benchmarks.parts.gates_planted import FREQUENT, KAPPAS, NONE, NONE_SSL, ORACLE, TUNING_SEED, Arm  # noqa: E402
+from benchmarks.parts.gates_planted import FREQUENT, IDS, KAPPAS, NONE, NONE_SSL, ORACLE, TUNING_SEED, Arm  # noqa: E402
 from benchmarks.parts.planted_fields import PLANTED  # noqa: E402
 from benchmarks.parts.retrieval_cells import CUT_OFFS, SLICES, Cell  # noqa: E402
 from recsys.artifacts import write_atomic  # noqa: E402
@@ -98,7 +98,8 @@ def on_planted(seeds: list[int], quick: bool, console: Console) -> tuple[dict[st
     arms = {NONE: Arm(), **arms}
     if dense is not None:
         with_ssl = replace(dense, ssl=True)
-        arms |= {ORACLE: Arm(planted=False), NONE_SSL: Arm(ssl=True), with_ssl.name: with_ssl}
+        ids = Arm(planted=False, useful=False)
+        arms |= {ORACLE: Arm(planted=False), IDS: ids, NONE_SSL: Arm(ssl=True), with_ssl.name: with_ssl}
     results: dict[str, list[Cell]] = {name: [bench.cell(arm, seed) for seed in seeds] for name, arm in arms.items()}
     best = planted.best_mode({arm.name: results[arm.name] for arm in chosen}, results[NONE])
     if dense is not None:

@@ -24,15 +24,16 @@ SEARCH = {"final_temperature": 200, "search_epochs": 2, "rewind_epoch": 1, "lear
 """A short search at a high rate decides in the first epoch, in which no event has been seen before: from the second on
 what memorises events looks useful (OptFS specification, section 9, item 10). NOTES.md has what six epochs give."""
 KAPPAS: dict[str, tuple[float, ...]] = {
-    "field": (100, 300, 1000),
-    "value-lazy": (1000, 3000, 10_000),
-    "value-dense": (10, 30, 100),
+    "field": (100, 300, 1000, 3000),
+    "value-lazy": (1000, 3000, 10_000, 30_000),
+    "value-dense": (10, 30, 100, 300),
 }
 """The penalties that are tried for each mode, as multiples of 1 / training positives."""
 SSL = "{method: cfm, weight: 0.3}"
 TUNING_SEED = 1
 
 NONE, ORACLE, NONE_SSL = "no gates", "no gates, without the planted fields", "no gates + CFM"
+IDS = "no gates, ids alone"
 FREQUENT = "as many of the most frequent values"
 
 
@@ -44,17 +45,22 @@ class Arm:
     kappa: float = 0.0
     ssl: bool = False
     planted: bool = True
+    useful: bool = True
 
     @property
     def name(self) -> str:
         """As the tables show it."""
         if self.mode is None:
-            return NONE_SSL if self.ssl else NONE if self.planted else ORACLE
+            plain = NONE if self.planted else ORACLE if self.useful else IDS
+            return NONE_SSL if self.ssl else plain
         return f"{self.mode} {self.kappa:g}{' + CFM' if self.ssl else ''}"
 
     def overrides(self) -> tuple[str, ...]:
         """The settings that make the arm."""
-        items = (*USEFUL, *(name for name in PLANTED if self.planted and name != "random_context"))
+        items = (
+            *(USEFUL if self.useful else ()),
+            *(name for name in PLANTED if self.planted and name != "random_context"),
+        )
         queries = ("history", *(("random_context",) if self.planted else ()))
         settings = [f"model.item.features=[{', '.join(items)}]", f"model.query.features=[{', '.join(queries)}]"]
         if self.mode is not None:
