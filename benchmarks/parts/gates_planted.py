@@ -61,7 +61,7 @@ class Arm:
             *(USEFUL if self.useful else ()),
             *(name for name in PLANTED if self.planted and name != "random_context"),
         )
-        queries = ("history", *(("random_context",) if self.planted else ()))
+        queries = ("history", *(name for name in planted if name == "random_context"))
         settings = [f"model.item.features=[{', '.join(items)}]", f"model.query.features=[{', '.join(queries)}]"]
         if self.mode is not None:
             search = {"mode": self.mode, "kappa": self.kappa, "fields": [*USEFUL, *PLANTED], **SEARCH}
