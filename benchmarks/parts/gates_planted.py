@@ -57,10 +57,8 @@ class Arm:
 
     def overrides(self) -> tuple[str, ...]:
         """The settings that make the arm."""
-        items = (
-            *(USEFUL if self.useful else ()),
-            *(name for name in PLANTED if self.planted and name != "random_context"),
-        )
+        planted = PLANTED if self.planted else ()
+        items = (*(USEFUL if self.useful else ()), *(name for name in planted if name != "random_context"))
         queries = ("history", *(name for name in planted if name == "random_context"))
         settings = [f"model.item.features=[{', '.join(items)}]", f"model.query.features=[{', '.join(queries)}]"]
         if self.mode is not None:
