@@ -51,6 +51,9 @@ class LossConfig(Section):
     uniform_negatives_from: Literal["catalogue", "positives"] = "catalogue"
     """What they are drawn from: all items that there were, or those of them with positives in training. An item without
     is never a positive, so draws of the whole catalogue teach the towers that such items are wrong everywhere."""
+    weight_field: str | None = None
+    """A context field that holds each positive's weight (its reward), 0 or more and never missing: an outcome, or a
+    number. None: all weigh the same."""
     cross_batch_negatives: int = Field(default=0, ge=0)
     """Candidates of the last steps (positives and uniform negatives) that are kept, as constants, as more negatives for
     every row; 0: none. One costs (dim + 2) x 4 bytes and two of the three matrix products of a live one."""
@@ -67,6 +70,8 @@ class LossConfig(Section):
             raise ValueError("'frequencies: recent' and 'recent: {field: ..., floor: ...}' go together")
         if self.mask_history and not self.mask_accidental_hits:
             raise ValueError("'mask_history: true' needs 'mask_accidental_hits: true'")
+        if self.uniform_negatives_from != "catalogue" and not self.uniform_negatives:
+            raise ValueError("'uniform_negatives_from' says what 'uniform_negatives' are drawn from; that is 0")
         return self
 
 

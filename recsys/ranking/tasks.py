@@ -8,6 +8,7 @@ import pyarrow as pa
 from recsys.config.ranking import RankingConfig, TaskConfig
 from recsys.dataset_folder import DatasetFolder, read_parquet
 from recsys.errors import UserError
+from recsys.event_weights import check_weights
 from recsys.ranking.calibration import Calibration
 from recsys.schema import LABEL, SPLITS, Kind, Side
 
@@ -36,7 +37,12 @@ def check_tasks(dataset: DatasetFolder, config: RankingConfig) -> None:
     file.
     """
     if config.train.weight_field is not None:
-        _check_weights(dataset, config.train.weight_field, positives_only=config.train.negatives is not None)
+        check_weights(
+            dataset,
+            config.train.weight_field,
+            "ranking.train.weight_field",
+            positives_only=config.train.negatives is not None,
+        )
     outcomes = [field.name for field in dataset.schema.of(Side.CONTEXT, Kind.OUTCOME)]
     for name, task in config.tasks.items():
         where = f"ranking.tasks.{name}.label_field"
@@ -71,21 +77,3 @@ def check_tasks(dataset: DatasetFolder, config: RankingConfig) -> None:
                 f"ranking.tasks.{name}.of: '{task.label_field}' is known for clicked rows alone, so nothing tells what "
                 "becomes of impressions; use 'clicks', or give 0 where there was no click."
             )
-
-
-def _check_weights(dataset: DatasetFolder, name: str, *, positives_only: bool) -> None:
-    """Raise UserError where a row that is learned from, or judged by, has no weight."""
-    where = "ranking.train.weight_field"
-    numbers = [field.name for field in dataset.schema.of(Side.CONTEXT, Kind.NUMERIC, Kind.OUTCOME)]
-    if name not in numbers:
-        raise UserError(f"{where}: the data set has no number of an event called '{name}'; it has {numbers or 'none'}.")
-    for split in SPLITS[:2]:
-        for file in dataset.event_files(split):
-            table = read_parquet(file, [LABEL, name])
-            values, labels = table[name].to_numpy(), table[LABEL].to_numpy()
-            wrong = np.flatnonzero(~((values >= 0) & np.isfinite(values)) & ((labels > 0) | (not positives_only)))
-            if len(wrong):
-                raise UserError(
-                    f"{where}: {file}, row {wrong[0]}: '{name}' is {values[wrong[0]]:g}; a weight is a number of 0 or "
-                    "more, and every row needs one (nan: nothing stands there)."
-                )

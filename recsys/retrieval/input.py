@@ -10,7 +10,7 @@ import pyarrow as pa
 from recsys._tensorflow import tf
 from recsys.config.train import TrainConfig
 from recsys.dataset_folder import DatasetFolder
-from recsys.features.spec import InputSpec
+from recsys.features.spec import Form, InputSpec
 from recsys.retrieval.ahead import Ahead
 from recsys.retrieval.shards import EventReader, PositiveEvents
 from recsys.retrieval.spec import TowerSpec, TwoTowerSpec
@@ -83,6 +83,8 @@ def event_reader(
     names = [spec.query.id_column, spec.item.id_column]
     for tower, side in ((spec.query, Side.USER), (spec.item, Side.ITEM)):
         names += [column.name for column in tower_columns(dataset, tower, side).event]
+    if config.loss.weight_field is not None:
+        names.append(config.loss.weight_field)
     return EventReader(
         events,
         tuple(dict.fromkeys(names)),
@@ -94,14 +96,25 @@ def event_reader(
 
 
 def training_batches(
-    dataset: DatasetFolder, spec: TwoTowerSpec, reader: EventReader, prefetch: int, *, epoch: int, step: int
+    dataset: DatasetFolder,
+    spec: TwoTowerSpec,
+    reader: EventReader,
+    prefetch: int,
+    *,
+    epoch: int,
+    step: int,
+    weight: str | None = None,
 ) -> Ahead[Batch]:
     """Endless batches from (epoch, step) on, epoch after epoch: `{"query": {...}, "item": {...}}`.
 
+    The column `weight`, where it is named, stands beside the query's inputs, `[batch] float32`.
     They are made in a thread, up to `prefetch` of them ahead of the training step, on the CPU.
     """
     towers = {"query": (spec.query, Side.USER), "item": (spec.item, Side.ITEM)}
     columns = {name: tower_columns(dataset, tower, side) for name, (tower, side) in towers.items()}
+    decoded = {name: columns[name].event for name in towers}
+    if weight is not None and all(one.name != weight for one in decoded["query"]):
+        decoded["query"] = (*decoded["query"], InputSpec(weight, Form.NUMBER))
 
     with tf.device("/CPU:0"):
         static = {name: {key: tf.constant(array) for key, array in columns[name].joined.items()} for name in towers}
@@ -109,8 +122,7 @@ def training_batches(
     def joined(table: pa.Table) -> Batch:
         with tf.device("/CPU:0"):
             events = {
-                name: _tensors(decode(table, tower.id_column, columns[name].event))
-                for name, (tower, _) in towers.items()
+                name: _tensors(decode(table, tower.id_column, decoded[name])) for name, (tower, _) in towers.items()
             }
             return {name: join(events[name], tower.id_column, static[name]) for name, (tower, _) in towers.items()}
 

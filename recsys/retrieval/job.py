@@ -15,6 +15,7 @@ from recsys.config.train import TrainConfig
 from recsys.dataset_folder import DatasetFolder
 from recsys.device import on_device
 from recsys.errors import UserError
+from recsys.event_weights import check_weights
 from recsys.features.spec import audience_spec
 from recsys.retrieval import MODEL_FORMAT, MODEL_KIND
 from recsys.retrieval.checkpoints import Checkpoint, CheckpointFolder, best_file
@@ -164,6 +165,8 @@ def train(
         "train": train.model_dump(mode="json"),
         "seed": seed,
     }
+    if train.loss.weight_field is not None:
+        check_weights(dataset, train.loss.weight_field, "train.loss.weight_field", positives_only=True)
     folder = CheckpointFolder(checkpoints, fingerprint(settings))
     saved = folder.latest()
     with on_device(train.device, "train.device"), training_display(quiet) as display:
@@ -238,9 +241,7 @@ def _write(
     if trained.gates is not None:
         history["gates"] = searched["gate_epochs"]
     for one in loop.trainer.self_supervisions:
-        history.setdefault("self_supervision", {})[one.tower.spec.name] = report(
-            one, dataset, trained, settings["seed"]
-        )
+        history.setdefault("self_supervision", {})[one.tower.spec.name] = report(one)
     with write_artifact(output, MODEL_KIND, MODEL_FORMAT, {**settings, "parent": None}) as folder:
         export_tower(model.query_tower, folder / "query_tower")
         export_tower(model.item_tower, folder / "item_tower")

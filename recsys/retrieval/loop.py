@@ -79,6 +79,7 @@ class Loop:
                 self.config.input.prefetch,
                 epoch=progress.epoch,
                 step=progress.step,
+                weight=self.config.loss.weight_field,
             )
         )
         saved = time.monotonic()

@@ -98,6 +98,7 @@ class Trainer(tf.Module):
             candidate_ids=ids if self.config.mask_accidental_hits else None,
             seen_ids=self._seen(batch),
             distinct=candidates.distinct,
+            weights=None if self.config.weight_field is None else batch["query"][self.config.weight_field],
             block_rows=self.config.block_rows,
             products=tf.as_dtype(self.config.precision),
         )

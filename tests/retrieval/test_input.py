@@ -17,7 +17,8 @@ from recsys.retrieval.ahead import Ahead
 from recsys.retrieval.input import Batch, drawable_ids, event_reader, training_batches
 from recsys.retrieval.shards import EventReader, PositiveEvents, RowGroup, scan_positives
 from recsys.retrieval.spec import two_tower_spec
-from recsys.schema import Side
+from recsys.schema import SPLITS, Side
+from tests.outcomes import with_outcome
 
 ROWS, GROUP = 1000, 70
 
@@ -123,6 +124,23 @@ def test_features_are_those_of_the_row_s_own_user_and_item(tiny_dataset: Path):
     history = {(row["user"], row["item"]): row["history"] for row in table}
     for user, item, found in zip(users, items, batch["query"]["history"].to_list(), strict=True):
         assert found == history[user, item]
+
+
+def test_weights_stand_in_their_rows(tiny_dataset: Path, tmp_path: Path):
+    """Read as asked for, beside the query's inputs, and no input of any tower."""
+    plain = DatasetFolder.open(tiny_dataset)
+    values = {split: np.arange(plain.events(split).num_rows) / 8 for split in SPLITS}
+    dataset = with_outcome(plain, tmp_path / "told", "watched", values)
+    config = TrainConfig.model_validate({"batch_size": 50, "loss": {"weight_field": "watched"}})
+    found = scan_positives(dataset, ("train",))
+    spec = two_tower_spec(dataset, ModelConfig(), found.counts)
+    assert all("watched" not in [one.name for one in tower.inputs] for tower in (spec.query, spec.item))
+    reader = event_reader(dataset, spec, found, config, 5)
+    batch = next(training_batches(dataset, spec, reader, 2, epoch=0, step=0, weight="watched"))
+    table = dataset.events("train").to_pylist()
+    of_row = {(row["user"], row["item"]): row["watched"] for row in table}
+    pairs = zip(batch["query"]["user"].numpy(), batch["item"]["item"].numpy(), strict=True)
+    assert batch["query"]["watched"].numpy().tolist() == [of_row[pair] for pair in pairs]
 
 
 def test_the_stream_resumes_across_epochs(tiny_dataset: Path):

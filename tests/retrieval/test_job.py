@@ -27,6 +27,7 @@ from recsys.retrieval.spec import two_tower_spec
 from recsys.retrieval.towers import TwoTower
 from recsys.schema import FIRST_VALUE_ID, Side
 from recsys.scoring.towers import load_tower
+from tests.outcomes import with_outcome
 
 SETTINGS = {
     "batch_size": 64,
@@ -180,6 +181,33 @@ def test_stopped_at_any_moment_it_ends_with_the_same_bytes(tiny_dataset: Path, t
         run(tiny_dataset, disturbed, **RESUMED)
     monkeypatch.undo()
     assert run(tiny_dataset, disturbed, **RESUMED).artifact_id == expected.artifact_id
+
+
+def test_positives_weigh_what_their_field_says(tiny_dataset: Path, tmp_path: Path):
+    """All alike is as without; else it is another model. A row without a weight is named."""
+    plain = DatasetFolder.open(tiny_dataset)
+    clubs = plain.features(Side.USER)["club"]
+
+    def with_weights(name: str, odd: float) -> Path:
+        values = {
+            split: np.where(clubs[plain.events(split)["user"].to_numpy()] == FIRST_VALUE_ID, 1.0, odd)
+            for split in ("train", "validation", "test")
+        }
+        return with_outcome(plain, tmp_path / name, "watched", values).path
+
+    settings = {"epochs": 1, "loss": {"weight_field": "watched"}}
+    run(tiny_dataset, tmp_path / "without", epochs=1)
+    for name, odd in (("ones", 1.0), ("half", 0.0)):
+        run(with_weights(name, odd), tmp_path / f"{name}-run", **settings)
+    without, ones, half = (
+        np.load(tmp_path / name / "model" / "vectors.npy") for name in ("without", "ones-run", "half-run")
+    )
+    np.testing.assert_allclose(ones, without, atol=1e-6)
+    assert np.abs(half - without).max() > 0.01
+    with pytest.raises(UserError, match=r"train\.loss\.weight_field: .*row \d+: 'watched' is nan"):
+        run(with_weights("holes", np.nan), tmp_path / "holes-run", **settings)
+    with pytest.raises(UserError, match=r"train\.loss\.weight_field: .*no number of an event called 'watched'"):
+        run(tiny_dataset, tmp_path / "none-run", **settings)
 
 
 def test_settings_that_do_not_fit_are_user_errors(tiny_dataset: Path, tmp_path: Path):

@@ -41,8 +41,9 @@ def one_batch() -> dict[str, dict[str, tf.Tensor]]:
     histories[::4, -1] = PADDING_ID
     users = rng.integers(3, USERS + 3, BATCH).astype(np.int32)
     items = rng.integers(3, ITEMS + 3, BATCH).astype(np.int32)
+    watched = rng.choice([0.0, 0.5, 3.0], BATCH).astype(np.float32)
     return {
-        "query": {USER: tf.constant(users), "history": tf.constant(histories)},
+        "query": {USER: tf.constant(users), "history": tf.constant(histories), "watched": tf.constant(watched)},
         "item": {ITEM: tf.constant(items)},
     }
 
@@ -78,7 +79,8 @@ def expected(trainer: Trainer, config: LossConfig) -> float:
             logits.append((column == row, logit))
         values = np.array([logit for _, logit in logits])
         top = values.max()
-        total += top + np.log(np.exp(values - top).sum()) - next(logit for own, logit in logits if own)
+        weight = 1.0 if config.weight_field is None else float(batch["query"][config.weight_field][row])
+        total += weight * (top + np.log(np.exp(values - top).sum()) - next(logit for own, logit in logits if own))
     return total / BATCH
 
 
@@ -88,6 +90,7 @@ SETTINGS: list[dict] = [
     {"frequencies": "exact"},
     {"frequencies": "exact", "log_q_strength": 0.5},
     {"frequencies": "exact", "mask_history": True},
+    {"frequencies": "exact", "weight_field": "watched"},
     {"frequencies": "exact", "uniform_negatives": 20},
     {"frequencies": "exact", "uniform_negatives": 20, "mask_history": True, "block_rows": 5},
 ]
