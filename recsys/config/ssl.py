@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from recsys.config.base import Section
 from recsys.config.model import Share, Size
@@ -25,9 +25,15 @@ class SslConfig(Section):
     """The temperature of this loss; that of the model where left out."""
     value_dropout: Share = 0.3
     """Share of the values of each multi-valued field that a view leaves out; one of them always stays."""
-    batch_size: Size | None = None
+    batch_size: int | None = Field(default=None, ge=2)
     """Things drawn each step, uniformly and without repetition; `train.batch_size` where left out."""
     every: Size = 1
     """In one step of so many this loss is added, so many times as heavy: 2 halves what it costs."""
     warmup_steps: int = Field(default=0, ge=0)
     """Steps over which the weight grows from 0; for main losses that spike at the start."""
+
+    @model_validator(mode="after")
+    def _id_rank_is_of_cfm(self) -> "SslConfig":
+        if self.id_rank == "last" and self.method != "cfm":
+            raise ValueError(f"'id_rank' says how 'cfm' ranks the id; '{self.method}' ranks nothing")
+        return self

@@ -93,7 +93,7 @@ class Health:
         return found
 
     def _shown(self, one: SelfSupervision, views: tf.types.experimental.Callable, batch: Batch) -> tuple:
-        drawn = one.draw(self.trainer.step, batch)[:LOOKED_AT]
+        drawn = one.drawn(self.trainer.step, batch)[:LOOKED_AT]
         return tuple(vectors.numpy() for vectors in views(drawn, self.trainer.step))
 
 

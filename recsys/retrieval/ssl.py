@@ -53,16 +53,17 @@ class SelfSupervision(tf.Module):
         seed: int,
         products: tf.DType = tf.float32,
         closed: frozenset[str] = frozenset(),
+        information: FieldInformation | None = None,
     ) -> None:
         """`features` are the tower's static inputs `[ids, …]`; what else it reads is hidden in both views.
 
         `masks` gives each step's pair of masks; None hides nothing. `products` is as for `sampled_softmax_loss`.
         `closed` are fields of which gates left nothing: zeros in both views, neither hidden nor among the fields that
-        masks are drawn over.
+        masks are drawn over. `information` is what the masks were made from, to be reported.
         """
         super().__init__(name=f"{tower.spec.name}_self_supervision")
         self.tower, self.config, self.masks, self.features, self.draw = tower, config, masks, features, draw
-        self.products = products
+        self.products, self.information = products, information
         self.seed = tf.constant([seed % (1 << 31), 0x55E1], tf.int32)
         self.lists = [
             inputs.name for inputs in tower.spec.inputs if inputs.form is Form.IDS and inputs.name in features
@@ -85,10 +86,14 @@ class SelfSupervision(tf.Module):
 
     def loss(self, step: tf.Tensor, batch: Batch, inverse_temperature: tf.Tensor) -> tf.Tensor:
         """L_self of the step's draw, a float32 scalar; `inverse_temperature` is the main loss's."""
-        first, second = self.views(self.draw(step // self.config.every, batch), step)
+        first, second = self.views(self.drawn(step, batch), step)
         own = self.config.temperature
         scale = tf.stop_gradient(inverse_temperature) if own is None else tf.constant(1.0 / own)
         return sampled_softmax_loss(first, second, tf.zeros([tf.shape(second)[0]]), scale, products=self.products)
+
+    def drawn(self, step: tf.Tensor, batch: Batch) -> tf.Tensor:
+        """The ids `[n] int32` of step `step`, the same ones until the next that has this loss."""
+        return self.draw(step // self.config.every, batch)
 
     def views(self, ids: tf.Tensor, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The vectors of both views of `ids` `[n]` in step `step`: z and z', `[n, dim] float32` each."""
@@ -204,7 +209,8 @@ def _self_supervision(
             f"id counts), but the {tower.spec.name} tower reads {list(visible)}; add fields to "
             f"model.{tower.spec.name}.features or leave {section} out."
         )
-    information = _information(dataset, model, visible, side, seed)
+    kept = kept_ids(model.gates, model.spec) if model.gates is not None else {}
+    information = field_information(dataset, visible, side, kept, named_seed(seed, "information"))
     ids = drawable_ids(dataset, side, splits)
     sampler = UniformSampler(ids, config.batch_size or train.batch_size, named_seed(seed, f"{section}/draw"))
     return SelfSupervision(
@@ -216,19 +222,15 @@ def _self_supervision(
         named_seed(seed, f"{section}/views"),
         tf.as_dtype(train.loss.precision),
         closed,
+        information,
     )
 
 
-def _information(
-    dataset: DatasetFolder, model: TwoTower, visible: tuple[str, ...], side: Side, seed: int
-) -> FieldInformation:
-    kept = kept_ids(model.gates, model.spec) if model.gates is not None else {}
-    return field_information(dataset, visible, side, kept, named_seed(seed, "information"))
-
-
-def report(one: SelfSupervision, dataset: DatasetFolder, model: TwoTower, seed: int) -> dict[str, object]:
+def report(one: SelfSupervision) -> dict[str, object]:
     """What training.json says of a self-supervision: its fields, their mutual information, what is hidden together."""
-    found = _information(dataset, model, one.visible, Side(one.tower.spec.id_column), seed)
+    found = one.information
+    if found is None:
+        raise ValueError("this self-supervision was made without a measurement of its fields")
     if one.config.method != "cfm":
         return found.to_json()
     return found.to_json(correlated_sets(found.matrix, last_of(one.config, found.identity)))

@@ -8,7 +8,9 @@ import pytest
 
 from recsys.config.ingest import IngestConfig
 from recsys.dataset_folder import DatasetFolder
+from recsys.encoding.information import mutual_information
 from recsys.ingestion.job import ingest
+from recsys.schema import Side
 from tests.ingestion import oracle
 from tests.ingestion.tables import random_source
 
@@ -56,6 +58,9 @@ def test_every_cell_equals_the_oracle(tmp_path: Path, case: str, seed: int) -> N
         check_rows(events(folder, split), expected[split], split)
     check_rows(folder.items.to_pylist(), expected["items"], "items")
     check_rows(folder.users.to_pylist(), expected["users"], "users")
+    for side, entities in ((Side.ITEM, folder.items), (Side.USER, folder.users)):
+        told = folder.statistics["mutual_information"][side.value]
+        assert told == mutual_information(entities, folder.schema, side, 1) and told["fields"], side
     for name, ids in expected["ids"].items():
         table = folder.vocabulary(name).table.to_pydict()
         assert dict(zip(table["value"], table["id"], strict=True)) == ids, name

@@ -21,7 +21,7 @@ from recsys.errors import UserError
 from recsys.features.spec import audience_spec
 from recsys.retrieval.checkpoints import CheckpointFolder
 from recsys.retrieval.export import export_tower
-from recsys.retrieval.gate_search import REWIND, gate_stage, rare_values, weights_without_gates
+from recsys.retrieval.gate_search import REWIND, gate_stage, rare_values, rewind, rewind_arrays, weights_without_gates
 from recsys.retrieval.gates import gate_spec, make_gates, open_shares
 from recsys.retrieval.live import LiveTower, build
 from recsys.retrieval.loop import Loop
@@ -211,6 +211,41 @@ def test_a_search_leaves_missing_and_unseen_values_open_as_long_as_any_value_is(
     np.testing.assert_allclose(found[colour.name][MISSING_ID : FIRST_VALUE_ID + 1], [stage.search.start, 0.9, 0.8])
     assert not (found[colour.name][FIRST_VALUE_ID + 1 :] > 0).any()
     assert not (found[tags.name] > 0).any()
+
+
+def test_what_no_step_looked_up_is_closed(tiny_dataset: Path, monkeypatch):
+    """Its row holds nothing but random first values; without a penalty nothing is closed."""
+    for penalty in (0.1, 0.0):
+        model = gated_model(spec_of(tiny_dataset), hard=False, mode="value-lazy", fields=["colour"], penalty=penalty)
+        config = {"mode": "value-lazy", "penalty": penalty, "search_epochs": 500, "learning_rate": 0.1}
+        stage = gate_stage(model, GatesConfig.model_validate(config), 100, 10)
+        gates = model.gates.tables["colour"]
+        met = np.arange(gates.size) != FIRST_VALUE_ID
+        monkeypatch.setattr(stage.optimiser, "met", lambda met=met: [met])
+        found = stage.found()[gates.name]
+        assert (found[FIRST_VALUE_ID] > 0) == (penalty == 0.0)
+        assert (found[met] > 0).all()
+
+
+def test_going_back_takes_the_streaming_frequencies_along(tiny_dataset: Path):
+    """The state that training starts from is that of the rewound epoch as a whole."""
+    model = gated_model(spec_of(tiny_dataset), hard=False, mode="field")
+    frequencies = [tf.Variable([1.0, 2.0])]
+    back = {name: array.copy() for name, array in rewind_arrays(model, frequencies).items()}
+    weights = [variable.numpy() for variable in model.trainable_variables]
+    frequencies[0].assign([5.0, 6.0])
+    for variable in model.trainable_variables:
+        variable.assign_add(tf.ones_like(variable))
+    rewind(model, frequencies, back)
+    assert frequencies[0].numpy().tolist() == [1.0, 2.0]
+    for variable, before in zip(model.trainable_variables, weights, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), before, err_msg=variable.name)
+
+
+def test_the_job_says_on_the_terminal_what_is_too_rare_to_close(tiny_dataset: Path, tmp_path: Path, capsys):
+    lazy = {"mode": "value-lazy", "penalty": 1.0, "search_epochs": 4, "learning_rate": 0.05}
+    run(tiny_dataset, tmp_path, epochs=1, gates=lazy)
+    assert re.search(r"train\.gates: \d+ of \d+ values of '\w+' occur fewer than \d+ times", capsys.readouterr().err)
 
 
 def test_values_too_rare_to_close_are_counted_before_the_search(tiny_dataset: Path):

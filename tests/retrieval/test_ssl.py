@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from recsys._tensorflow import tf
 from recsys.config.model import IdentityConfig, ModelConfig, TowerConfig
@@ -14,6 +15,7 @@ from recsys.config.train import LossConfig, OptimiserConfig, TrainConfig
 from recsys.dataset_folder import DatasetFolder
 from recsys.errors import UserError
 from recsys.features.spec import Form, InputSpec, full_table
+from recsys.retrieval.input import drawable_ids
 from recsys.retrieval.job import build
 from recsys.retrieval.log_q import LogQ
 from recsys.retrieval.optimiser import make_optimiser
@@ -21,7 +23,7 @@ from recsys.retrieval.sampler import UniformSampler
 from recsys.retrieval.shards import scan_positives
 from recsys.retrieval.softmax import sampled_softmax_loss
 from recsys.retrieval.spec import TowerSpec, TwoTowerSpec, two_tower_spec
-from recsys.retrieval.ssl import SelfSupervision, make_masks, self_supervisions
+from recsys.retrieval.ssl import SelfSupervision, make_masks, report, self_supervisions
 from recsys.retrieval.step import Catalogue, Trainer
 from recsys.retrieval.towers import TwoTower
 from recsys.schema import ITEM, MISSING_ID, UNSEEN_ID, USER, Side
@@ -175,6 +177,22 @@ def test_value_dropout_reaches_visible_lists_in_both_independent_views() -> None
     one.features = {**one.features, "tags": one.features["tags"][:, :1]}
     first, second = one.views(one.draw(STEP, {}), STEP)
     np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("method", ["cfm", "rfm"])
+def test_values_are_dropped_from_the_view_that_sees_them(method: str) -> None:
+    """After the masking: the view with the tags changes with the rate, the other has none to lose."""
+    model = two_tower()
+    kept, thinned = (supervised(model, method, value_dropout=rate) for rate in (0.0, 0.5))
+    seen = set()
+    for step in (tf.constant(number, tf.int64) for number in range(6)):
+        masks = kept.masks(tf.random.fold_in(tf.random.fold_in(kept.seed, step), 0)).numpy()
+        hidden = masks[:, kept.visible.index("tags")].tolist()
+        ids = kept.draw(step, {})
+        for view, one, other in zip(hidden, kept.views(ids, step), thinned.views(ids, step), strict=True):
+            assert np.allclose(one, other) == view
+        seen.add(tuple(hidden))
+    assert seen and seen <= {(True, False), (False, True)}, "either view, never both"
 
 
 def test_what_only_an_event_has_is_hidden_in_both_views() -> None:
@@ -366,6 +384,47 @@ def test_the_job_trains_with_it_and_exports_without_masks(tiny_dataset: Path, tm
     static = {name: column[ids] for name, column in dataset.features(Side.ITEM).items()}
     vectors = tower({ITEM: ids, **static})
     np.testing.assert_allclose(vectors, np.load(tmp_path / "model" / "vectors.npy"), atol=1e-6)
+
+
+@pytest.mark.parametrize("rank", ["by_information", "last"])
+def test_the_job_hides_together_what_it_reports(rank: str, tiny_dataset: Path) -> None:
+    """The masks of a step are a row of the report and its complement, and every row occurs."""
+    dataset = DatasetFolder.open(tiny_dataset)
+    config = TrainConfig.model_validate({"ssl": {"id_rank": rank, "batch_size": 8}})
+    model = TwoTower(two_tower_spec(dataset, ModelConfig(), scan_positives(dataset, ("train",)).counts), 1)
+    build(model)
+    (one,) = self_supervisions(dataset, model, config, 3, ("train",))
+    together = report(one)["hidden_together"]
+    assert ("item" in together["tags"]) == (rank == "by_information")
+    rows = {frozenset(fields) for fields in together.values()}
+    found = set()
+    for seed in range(40):
+        hidden = [frozenset(np.array(one.visible)[mask]) for mask in one.masks(tf.constant([seed, 2])).numpy()]
+        assert hidden[1] == set(one.visible) - hidden[0]
+        found.add(hidden[0])
+    assert found == rows
+
+
+def test_draws_are_of_what_there_was_in_training_and_in_the_refit(
+    tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of self-supervision and of uniform negatives, by the parts that a phase trains on."""
+    asked = []
+
+    def told(dataset: DatasetFolder, side: Side, splits: tuple[str, ...]) -> np.ndarray:
+        asked.append(splits)
+        return drawable_ids(dataset, side, splits)
+
+    for module in ("ssl", "job"):
+        monkeypatch.setattr(f"recsys.retrieval.{module}.drawable_ids", told)
+    once = {"epochs": 1, "ssl": {"batch_size": 4}, "loss": {"uniform_negatives": 4}}
+    run(tiny_dataset, tmp_path, refit_on_validation=True, **once)
+    assert asked == [("train",)] * 2 + [("train", "validation")] * 2
+
+
+def test_how_the_id_ranks_is_of_cfm_alone() -> None:
+    with pytest.raises(ValidationError, match="ranks nothing"):
+        SslConfig.model_validate({"method": "rfm", "id_rank": "last"})
 
 
 def test_too_few_fields_are_a_user_error(tiny_dataset: Path, tmp_path: Path) -> None:

@@ -152,3 +152,39 @@ def test_multi_valued_fields_spread_an_item_over_its_values() -> None:
             joint[c, tag] += 1 / len(row) / len(colour)
     expected = sum(p * np.log(p / joint[c].sum() / joint[:, t].sum()) for (c, t), p in np.ndenumerate(joint) if p > 0)
     assert found[0, 1] == pytest.approx(expected, abs=0.003)
+
+
+def test_numbers_count_by_decile_and_missing_ones_are_a_value() -> None:
+    """A field that is the number's sign, and one that says where it is missing, share what they can with it."""
+    rng = np.random.default_rng(8)
+    number = rng.normal(size=4000).astype(np.float32)
+    sign = (number > np.median(number)).astype(np.int32)
+    missing = rng.random(4000) < 0.25
+    schema = Schema(
+        fields=(
+            Field(name="price", side=Side.ITEM, kind=Kind.NUMERIC),
+            Field(name="holed", side=Side.ITEM, kind=Kind.NUMERIC),
+            Field(name="sign", side=Side.ITEM, kind=Kind.CATEGORICAL),
+            Field(name="hole", side=Side.ITEM, kind=Kind.CATEGORICAL),
+        )
+    )
+    columns = {
+        "price": number,
+        "holed": np.where(missing, np.float32(np.nan), rng.normal(size=4000).astype(np.float32)),
+        "sign": sign + FIRST_VALUE_ID,
+        "hole": missing.astype(np.int32) + FIRST_VALUE_ID,
+    }
+    found = np.array(mutual_information(pa.table(columns), schema, Side.ITEM, 1)["matrix"])
+    assert found[0, 0] == pytest.approx(np.log(10), abs=1e-3), "ten values, as many of each"
+    assert found[0, 2] == pytest.approx(np.log(2), abs=0.02)
+    assert found[1, 3] == pytest.approx(entropy(missing.astype(int)), abs=0.02)
+    assert max(found[0, 1], found[0, 3], found[1, 2]) < 0.02
+
+
+def test_large_vocabularies_are_folded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ids count modulo a bound, so two values of one remainder are one."""
+    monkeypatch.setattr("recsys.encoding.information.HASHED_VALUES", 8)
+    values = np.random.default_rng(9).integers(0, 32, 2000)
+    table, schema = items({"many": values})
+    found = mutual_information(table, schema, Side.ITEM, 1)
+    assert found["matrix"][0][0] == pytest.approx(entropy((values + FIRST_VALUE_ID) % 8), abs=1e-9)
