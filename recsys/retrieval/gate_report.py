@@ -28,8 +28,9 @@ BYTES = 4
 def write_gate_report(folder: Path, dataset: DatasetFolder, model: TwoTower, settings: Mapping[str, Any]) -> None:
     """Write `gates.json` and `gates/*.parquet` of a model with hard gates into its folder.
 
-    A table has a row for each id but padding: value (string), id, count (training positives, null where not known),
-    row (in the exported table; null where the whole table was dropped), logit, kept.
+    A table has a row for each id but padding: value (string), id, count (the vocabulary's: training positives, of a
+    context field training events; null where not known), row (in the exported table; null where the whole table was
+    dropped), logit, kept.
     """
     gates, spec = model.gates, model.spec
     if gates is None:
