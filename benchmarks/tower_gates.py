@@ -159,7 +159,10 @@ def write_evidence(data: str, document: str, by_seed: list[str], config: dict[st
     index = ["# Gates in the towers", "", *(f"- [{name}]({name}.md)" for name in there), "- [notes](NOTES.md)", ""]
     write_atomic(folder / "README.md", "\n".join(index).encode())
     write_atomic(folder / f"{data}.json", document.encode())
-    write_atomic(folder / f"{data}.yaml", yaml.safe_dump(json.loads(json.dumps(config)), sort_keys=False).encode())
+    # The folder of data as a variable: where it lies on one machine says nothing to another.
+    resolved = yaml.safe_dump(json.loads(json.dumps(config)), sort_keys=False)
+    resolved = resolved.replace(os.environ["RECSYS_DATA"], "${RECSYS_DATA}")
+    write_atomic(folder / f"{data}.yaml", resolved.encode())
 
 
 if __name__ == "__main__":
