@@ -60,12 +60,14 @@ BASELINES_APART = {
 on a tenth of the training pairs in a run of their own, then fitted on all pairs. That run's model is not shown."""
 
 QUICK = (
-    "train.epochs=2",
+    "train.epochs=1",
     "evaluate.max_queries=1000",
     "evaluate.tuning_queries=500",
     "evaluate.bootstrap=100",
     "evaluate.baselines=[popularity, item_knn]",
 )
+QUICK_OF = {"gowalla": ("train.batch_size=8192",)}
+"""What makes a data set with many pairs small."""
 
 
 def main() -> None:
@@ -73,7 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", choices=DATA, default="ml-100k")
     parser.add_argument("--seeds", type=int, default=3, help="seeds 1 to N (default 3)")
-    parser.add_argument("--quick", action="store_true", help="one seed, two epochs, few queries: shows that it runs")
+    parser.add_argument("--quick", action="store_true", help="one seed, one epoch, few queries: shows that it runs")
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--evidence", action="store_true", help="write docs/evidence/retrieval-<data>/")
     arguments = parser.parse_args()
@@ -104,7 +106,7 @@ def seed_config(data: str, seed: int, *, quick: bool, apart: bool = False) -> Co
     workdir = folder / ("baselines" if apart else f"seed-{seed}")
     overrides = [f"seed={seed}", f"workdir={workdir}"]
     if quick:
-        overrides += QUICK
+        overrides += (*QUICK, *QUICK_OF.get(data, ()))
     if apart:
         overrides += BASELINES_APART[data]
     elif seed != 1 or (data in BASELINES_APART and not quick):

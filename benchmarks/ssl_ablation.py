@@ -1,8 +1,8 @@
 """Self-supervision on data with events: baseline, feature dropout, spread-out, RFM and CFM, with and without logQ.
 
 Every arm is trained by the training job with early stopping on validation and measured on test, overall and by the
-popularity of the targets. The strength of each method was chosen on validation (`--tune` does it again); so is the best
-arm. Cells are kept under runs/ssl-ablation/, so a run that was stopped goes on.
+popularity of the targets. The strength of each method was chosen on validation (`--tune` does it again; CFM with the id
+last has that of CFM); so is the best arm. Cells are kept under runs/ssl-ablation/, so a run that was stopped goes on.
 
     python benchmarks/ssl_ablation.py --data simulator|ml-100k [--seeds N] [--tune] [--quick] [--json F] [--evidence]
 """
