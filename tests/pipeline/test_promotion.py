@@ -224,7 +224,7 @@ def test_only_a_ranker_that_reads_the_score_is_made_again_for_other_towers(
         with write_artifact(output, "ranker", 1, told) as folder:
             (folder / "weights.txt").write_text(config.model_dump_json())
 
-    monkeypatch.setitem(sys.modules, "recsys.ranking.job", SimpleNamespace(rank=rank))
+    monkeypatch.setitem(sys.modules, "recsys.ranking.job", SimpleNamespace(rank=rank, check=lambda *_: None))
 
     def made(epochs: int, **ranking: Any) -> Made:
         pipeline = Pipeline(configure(train={"epochs": epochs}, ranking=ranking))

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from recsys._tensorflow import tf
 from recsys.artifacts import Artifact, open_artifact
 from recsys.config.model import ModelConfig
-from recsys.config.train import TrainConfig
+from recsys.config.train import LossConfig, TrainConfig
 from recsys.dataset_folder import DatasetFolder
 from recsys.errors import UserError
 from recsys.features.spec import audience_spec
@@ -281,16 +282,16 @@ def prior_scale(scores: np.ndarray, wanted: np.ndarray) -> float:
     return float(wanted.std() / scores.std())
 
 
-@pytest.mark.parametrize("of", ["catalogue", "positives"])
-def test_uniform_negatives_may_be_of_items_with_positives(of: str, tiny_dataset: Path) -> None:
-    """And only then; what the loss takes for the number of items follows."""
+@pytest.mark.parametrize(("of", "uniform"), [("catalogue", 0), ("catalogue", 5), ("positives", 5)])
+def test_uniform_negatives_may_be_of_items_with_positives(of: str, uniform: int, tiny_dataset: Path) -> None:
+    """And only then; what the loss takes for the number of items follows. Without any, their source is a mistake."""
     dataset = DatasetFolder.open(tiny_dataset)
     counts = scan_positives(dataset, ("train",)).counts["item"].copy()
     counts[[FIRST_VALUE_ID, FIRST_VALUE_ID + 4]] = 0
     spec = two_tower_spec(dataset, ModelConfig(), counts={"user": counts, "item": counts})
-    for uniform in (0, 5):
-        config = TrainConfig.model_validate({"loss": {"uniform_negatives": uniform, "uniform_negatives_from": of}})
-        ids = _catalogue(dataset, spec, config, ("train",), counts).ids.tolist()
-        every = list(range(FIRST_VALUE_ID, FIRST_VALUE_ID + len(dataset.items)))
-        limited = of == "positives" and uniform > 0
-        assert ids == [one for one in every if counts[one] > 0 or not limited]
+    config = TrainConfig.model_validate({"loss": {"uniform_negatives": uniform, "uniform_negatives_from": of}})
+    ids = _catalogue(dataset, spec, config, ("train",), counts).ids.tolist()
+    every = list(range(FIRST_VALUE_ID, FIRST_VALUE_ID + len(dataset.items)))
+    assert ids == [one for one in every if counts[one] > 0 or of == "catalogue"]
+    with pytest.raises(ValidationError, match="that is 0"):
+        LossConfig.model_validate({"uniform_negatives_from": "positives"})
