@@ -171,23 +171,25 @@ RECIPES = {
             "ranking.model.embedding_dim=8",
             "ranking.model.initial_scale=0.01",
             "ranking.train.batch_size=2048",
-            "ranking.train.patience=2",
-            "ranking.train.plateau=0.1",
+            "ranking.train.patience=3",
             "ranking.position.field=position",
             "ranking.gates.mode=value-dense",
             "ranking.gates.kappa=1",
-            "ranking.gates.search_epochs=5",
-            "ranking.gates.learning_rate=0.005",
+            "ranking.gates.search_epochs=12",
+            "ranking.gates.learning_rate=0.01",
         ),
         backbones={
             "lr": ("ranking.train.learning_rate=0.01", "ranking.train.epochs=10"),
             "fm": (
                 "ranking.train.learning_rate=0.003",
-                "ranking.train.epochs=8",
+                "ranking.train.epochs=16",
                 "ranking.train.l2_embeddings=0.001",
             ),
         }
-        | dict.fromkeys(("deepfm", "dcn_v2", "ipnn"), _SMALL),
-        kappas={"all": (1.0, 4.0)},
+        | dict.fromkeys(
+            ("deepfm", "dcn_v2", "ipnn"),
+            (*_SMALL, "ranking.train.learning_rate=0.002", "ranking.train.epochs=14"),
+        ),
+        kappas={"all": (0.25, 1.0)},
     ),
 }
