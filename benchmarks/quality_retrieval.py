@@ -66,8 +66,6 @@ QUICK = (
     "evaluate.bootstrap=100",
     "evaluate.baselines=[popularity, item_knn]",
 )
-QUICK_OF = {"gowalla": ("train.batch_size=8192",)}
-"""What makes a data set with many pairs small."""
 
 
 def main() -> None:
@@ -106,7 +104,7 @@ def seed_config(data: str, seed: int, *, quick: bool, apart: bool = False) -> Co
     workdir = folder / ("baselines" if apart else f"seed-{seed}")
     overrides = [f"seed={seed}", f"workdir={workdir}"]
     if quick:
-        overrides += (*QUICK, *QUICK_OF.get(data, ()))
+        overrides += QUICK
     if apart:
         overrides += BASELINES_APART[data]
     elif seed != 1 or (data in BASELINES_APART and not quick):
