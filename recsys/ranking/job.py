@@ -53,15 +53,18 @@ def check(dataset: DatasetFolder, config: RankingConfig, seed: int) -> None:
     """What can be said of a ranker's settings before the towers are trained, so that hours later it needs no saying.
 
     Raises UserError for settings that do not fit the data set, and where a gate that nothing needs could not close. A
-    retrieval score, which there is not yet, is left out, and with it the fields of gates.
+    retrieval score, which there is not yet, is left out, and with it the fields of gates; of a ranker that reads
+    nothing else only the position is looked at.
     """
+    _neutral(dataset, config)
     model = config.model
+    if config.retrieval_score and model.features == ():
+        return
     readings = {name: how for name, how in model.numeric.fields.items() if name != RETRIEVAL_SCORE}
     model = model.model_copy(update={"numeric": model.numeric.model_copy(update={"fields": readings})})
     without = config.model_copy(update={"model": model, "retrieval_score": False})
     with TemporaryDirectory() as nothing:
         bench = Workbench(dataset, without, seed, CheckpointFolder(Path(nothing), ""))
-    _neutral(dataset, config)
     for one in _kappas(config):
         bench.search_settings(one)
         if not config.retrieval_score:

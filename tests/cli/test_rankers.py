@@ -9,6 +9,10 @@ from pathlib import Path
 import pytest
 
 from recsys.commands.rankers import described
+from recsys.config.ranking import RankingConfig
+from recsys.dataset_folder import DatasetFolder
+from recsys.ranking.job import check
+from recsys.schema import RETRIEVAL_SCORE
 from tests.cli.command import recsys, refused
 from tests.tiny_files import write_shop
 
@@ -88,3 +92,11 @@ def test_a_ranker_that_cannot_be_is_refused_before_the_towers_are_trained(
     assert (shop.parent / "work" / "dataset").is_dir()
     refused(recsys("train", shop, "--set", f"ranking={json.dumps(settings)}"), said)
     assert not (shop.parent / "work" / "model").exists()
+
+
+@pytest.mark.parametrize("features", [[], ["user", "item"]])
+def test_a_ranker_of_the_towers_score_is_not_refused_for_the_score_s_sake(features: list[str], shop: Path) -> None:
+    """It reads what there is not yet: as its only field, or with a reading of its own."""
+    model = {"features": features, "numeric": {"fields": {RETRIEVAL_SCORE: "quantile"}}}
+    config = RankingConfig.model_validate({"model": model, "retrieval_score": True})
+    check(DatasetFolder.open(shop.parent / "work" / "dataset"), config, 1)
