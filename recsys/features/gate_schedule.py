@@ -21,7 +21,7 @@ class GateSearch:
 
     Gate k, with logit m_k (`start` at first), adds `penalty` x S(t m_k) to the loss, S the logistic function; the
     temperature t grows from 1 to `final_temperature`, from epoch to epoch or `by_step`. Adam with `learning_rate` and
-    `epsilon` moves the logits.
+    `epsilon` moves the logits. In `warmup` epochs before the `epochs` gates rest, at temperature 1.
     """
 
     start: float
@@ -32,12 +32,21 @@ class GateSearch:
     learning_rate: float
     epsilon: float
     by_step: bool = False
+    warmup: int = 0
+
+    def rests(self, epoch: int) -> bool:
+        """Whether epoch `epoch` (from 0, the warm-up's among them) moves no gate."""
+        return epoch < self.warmup
 
     def temperature(self, epoch: int, step: int = 0) -> float:
         """t = T^p of step `step` of epoch `epoch` (both from 0), p the progress from 0 to 1 (section 2.2).
 
-        By epoch, p = e / (E - 1) whatever the step, E >= 2. By step, p = s / (S - 1) of global step s of S.
+        By epoch, p = e / (E - 1) whatever the step, E >= 2. By step, p = s / (S - 1) of step s of S. Epochs of the
+        warm-up come first and count for neither.
         """
+        if self.rests(epoch):
+            return 1.0
+        epoch -= self.warmup
         if self.by_step:
             step += epoch * self.epoch_steps
             return self.final_temperature ** (step / (self.epochs * self.epoch_steps - 1))
@@ -49,7 +58,7 @@ class GateSearch:
 
 
 def unused_gate(search: GateSearch) -> list[float]:
-    """The logit after each epoch of a gate that no example needs: Adam on the slope of the penalty alone.
+    """The logit after each epoch (past the warm-up) of a gate that no example needs: Adam on the penalty's slope alone.
 
     Where only values of the batch are penalised, this is a value that is in every batch; a rarer one moves less.
     """
@@ -58,7 +67,7 @@ def unused_gate(search: GateSearch) -> list[float]:
     for epoch in range(search.epochs):
         for place in range(search.epoch_steps):
             if search.changes_at(place):
-                temperature = search.temperature(epoch, place)
+                temperature = search.temperature(search.warmup + epoch, place)
             step += 1
             soft = 0.5 * (1.0 + math.tanh(0.5 * temperature * logit))
             slope = search.penalty * temperature * soft * (1.0 - soft)
@@ -85,6 +94,11 @@ def fewest_updates(search: GateSearch) -> int:
         most *= 2
     most = min(most, search.epoch_steps)
     return bisect_left(range(most), True, lo=most // 2, key=closes)
+
+
+def of_one_occurrence(search: GateSearch, examples: int) -> GateSearch:
+    """The search as a value meets it that a batch has but once, where occurrences have their price; of `examples`."""
+    return replace(search, penalty=search.penalty * search.epoch_steps / examples)
 
 
 def too_rare_to_close(search: GateSearch, counts: np.ndarray, path: str, of: str = "") -> str | None:

@@ -83,6 +83,12 @@ class FeatureLayer(keras.layers.Layer):
             found *= tf.stack([_factor(features[field.name], field) for field in singles], axis=1)[..., None]
         return found
 
+    def every_row(self, features: Features) -> tf.Tensor:
+        """Table rows of all values of all fields, one entry an occurrence, `[lookups] int64`."""
+        rows = [tf.reshape(self.single_rows(features), [-1])] if self.spec.singles else []
+        rows += [self.list_rows(features[field.name], field)[1] for field in self.spec.lists]
+        return tf.concat(rows, axis=0)
+
     def single_rows(self, features: Features) -> tf.Tensor:
         """Table rows of the single-valued fields, `[batch, single-valued fields] int64`."""
         singles = self.spec.singles

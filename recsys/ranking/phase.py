@@ -61,7 +61,9 @@ class Phase:
             if progress.step == 0:
                 self._begin_epoch(progress)
             self._warm(progress)
-            pending.append(self.trainer.train_step(next(batches)))
+            gates = self.trainer.gates
+            rest = gates is not None and gates.search.rests(progress.epoch)
+            pending.append(self.trainer.train_step(next(batches), rest))
             progress.step += 1
             ended = progress.step == steps
             due = progress.step % train.checkpoint.every_steps == 0

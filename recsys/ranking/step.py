@@ -5,7 +5,7 @@ from contextlib import nullcontext
 
 from recsys._tensorflow import tf
 from recsys.config.ranking import RankingTrainConfig
-from recsys.features.gate_optimiser import GateOptimiser
+from recsys.features.gate_optimiser import GateOptimiser, Occurrences
 from recsys.ranking.input import Batch
 from recsys.ranking.model import Ranker
 from recsys.retrieval.optimiser import LazyAdam
@@ -54,11 +54,15 @@ class Trainer(tf.Module):
         return loss
 
     @tf.function(reduce_retracing=True)
-    def train_step(self, batch: Batch) -> tf.Tensor:
-        """Update on one batch and return its loss without the gates' penalty, a float32 scalar."""
+    def train_step(self, batch: Batch, rest: bool = False) -> tf.Tensor:
+        """Update on one batch and return its loss without the gates' penalty, a float32 scalar.
+
+        Gates stay where they are if they `rest`.
+        """
         seed = tf.random.fold_in(tf.constant([self.seed % (1 << 31), 0x2A4E], tf.int32), self.step)
-        searched = [gates.logits for gates in self.gates.gates] if self.gates is not None else []
-        with tf.GradientTape() as tape, self.gates.reading() if self.gates is not None else nullcontext():
+        moved = None if rest else self.gates
+        searched = [gates.logits for gates in moved.gates] if moved is not None else []
+        with tf.GradientTape() as tape, moved.reading() if moved is not None else nullcontext():
             tape.watch(searched)
             loss = self.loss(batch, seed)
         network = self.model.network_variables
@@ -67,8 +71,9 @@ class Trainer(tf.Module):
         self.table_optimiser.apply_to_rows(table[0], self.model.table.table)
         if network:
             self.network_optimiser.apply_gradients(zip(rest, network, strict=True))
-        if self.gates is not None:
-            self.gates.apply(gates, distinct=True)
+        if moved is not None:
+            rows = self.model.layer.every_row(batch["features"])
+            moved.apply(gates, [Occurrences(rows, tf.size(batch["labels"]))], distinct=True)
         self.step.assign_add(1)
         return loss
 

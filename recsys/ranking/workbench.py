@@ -18,7 +18,7 @@ from recsys.config.ranking import RankingConfig
 from recsys.dataset_folder import DatasetFolder
 from recsys.errors import UserError
 from recsys.features.gate_optimiser import GateOptimiser
-from recsys.features.gate_schedule import GateSearch, require_closable, too_rare_to_close
+from recsys.features.gate_schedule import GateSearch, of_one_occurrence, require_closable, too_rare_to_close
 from recsys.features.gates import Gates, kept
 from recsys.ranking.examples import ExampleMaker, Examples, positives_per_batch, split_examples, training_scores
 from recsys.ranking.model import Ranker
@@ -187,8 +187,10 @@ class Workbench:
             learning_rate=config.learning_rate,
             epsilon=config.epsilon,
             by_step=config.temperature_by == "step",
+            warmup=config.warmup_epochs,
         )
-        require_closable(found, "ranking.gates")
+        lazy = config.mode == "value-lazy"
+        require_closable(of_one_occurrence(found, self.rows) if lazy else found, "ranking.gates")
         return found
 
     def rare_values(self, config: GatesConfig) -> str | None:
@@ -199,7 +201,8 @@ class Workbench:
         if config.mode != "value-lazy":
             return None
         counts = self.counts[self.values & self.gated(config)]
-        return too_rare_to_close(self.search_settings(config), counts, "ranking.gates")
+        search = of_one_occurrence(self.search_settings(config), self.rows)
+        return too_rare_to_close(search, counts, "ranking.gates")
 
     def search(self, name: str, config: GatesConfig) -> Outcome:
         """Train weights and gates together; `Outcome.gates` decide, `Outcome.rewind` is where to go on from."""
@@ -210,7 +213,7 @@ class Workbench:
             assert model.gates is not None
             return self._trainer(model, GateOptimiser([model.gates], search, dense=config.mode != "value-lazy"))
 
-        return self._run(name, trainer, config.search_epochs, config.rewind_epoch)
+        return self._run(name, trainer, config.epochs, config.rewind_epoch)
 
     def train(
         self,

@@ -5,7 +5,7 @@ found, now hard; then, where asked for, the refit with the same gates.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from recsys._tensorflow import tf
 from recsys.config.gates import GatesConfig
 from recsys.dataset_folder import DatasetFolder
 from recsys.features.gate_optimiser import GateOptimiser, Occurrences
-from recsys.features.gate_schedule import GateSearch, require_closable, too_rare_to_close
+from recsys.features.gate_schedule import GateSearch, of_one_occurrence, require_closable, too_rare_to_close
 from recsys.features.gates import gates_name, kept
 from recsys.features.ragged import as_ragged
 from recsys.retrieval.gates import TowerGates, open_shares
@@ -81,17 +81,12 @@ def gate_stage(model: TwoTower, config: GatesConfig, examples: int, epoch_steps:
         config.learning_rate,
         config.epsilon,
         by_step=config.temperature_by == "step",
+        warmup=config.warmup_epochs,
     )
-    require_closable(_of_one_occurrence(search, config, examples), "train.gates")
+    lazy = config.mode == "value-lazy"
+    require_closable(of_one_occurrence(search, examples) if lazy else search, "train.gates")
     optimiser = GateOptimiser(gates.all, search, dense=config.mode == "value-dense")
     return GateStage(model, gates, search, config.rewind_epoch, optimiser)
-
-
-def _of_one_occurrence(search: GateSearch, config: GatesConfig, examples: int) -> GateSearch:
-    """The search of a value that a batch has but once, where occurrences have their price; else as it is."""
-    if config.mode != "value-lazy":
-        return search
-    return replace(search, penalty=search.penalty * search.epoch_steps / examples)
 
 
 def rare_values(stage: GateStage, config: GatesConfig, dataset: DatasetFolder, examples: int) -> dict[str, str]:
@@ -101,7 +96,7 @@ def rare_values(stage: GateStage, config: GatesConfig, dataset: DatasetFolder, e
     """
     if config.mode != "value-lazy":
         return {}
-    search = _of_one_occurrence(stage.search, config, examples)
+    search = of_one_occurrence(stage.search, examples)
     told = {}
     for name in stage.gates.tables:
         if name in dataset.schema.vocabularies:

@@ -174,7 +174,7 @@ def train(
         phase = saved.state["phase"] if saved is not None else None
         progress, gates = Progress(SEARCH), None
         if train.gates is not None and phase in (None, GATES):
-            loop, found = run.phase(Progress(GATES), train.gates.search_epochs, saved)
+            loop, found = run.phase(Progress(GATES), train.gates.epochs, saved)
             progress = Progress(SEARCH, saves=found.saves, gate_epochs=found.epochs)
             gates = loop.stage.found() if loop.stage is not None else None
         if saved is not None and phase == REFIT:

@@ -92,7 +92,8 @@ class Loop:
             step = progress.epoch * steps + progress.step
             rate = learning_rate(self.config.optimiser, progress.epoch, step, epochs * steps)
             batch = next(batches)
-            pending.append(self.trainer.train_step(batch, tf.constant(rate, tf.float32), self.trainer.due(step)))
+            rest = self.stage is not None and self.stage.search.rests(progress.epoch)
+            pending.append(self.trainer.train_step(batch, tf.constant(rate, tf.float32), self.trainer.due(step), rest))
             progress.step += 1
             ended = progress.step == steps
             due = progress.step % self.config.checkpoint.every_steps == 0

@@ -123,16 +123,19 @@ class Trainer(tf.Module):
         return tuple(one.due(step) for one in self.self_supervisions)
 
     @tf.function(reduce_retracing=True)
-    def train_step(self, batch: Batch, learning_rate: tf.Tensor, due: tuple[bool, ...] | None = None) -> tf.Tensor:
-        """Update on one batch and return its main loss, a float32 scalar.
+    def train_step(
+        self, batch: Batch, learning_rate: tf.Tensor, due: tuple[bool, ...] | None = None, rest: bool = False
+    ) -> tf.Tensor:
+        """Update on one batch and return its main loss, a float32 scalar. Gates stay where they are if they `rest`.
 
         `due` says which self-supervisions take part, all where left out. It is known on the host, and each answer has a
         graph of its own: of a branch in the graph the look-ups' gradients would be as large as the tables.
         """
         self.log_q.update(batch["item"][ITEM])
         seed = tf.random.fold_in(tf.constant([self.seed % (1 << 31), 0x57E9], tf.int32), self.step)
-        logits = [gates.logits for gates in self.gates.gates] if self.gates is not None else []
-        with tf.GradientTape() as tape, self.gates.reading() if self.gates is not None else nullcontext():
+        moved = None if rest else self.gates
+        logits = [gates.logits for gates in moved.gates] if moved is not None else []
+        with tf.GradientTape() as tape, moved.reading() if moved is not None else nullcontext():
             tape.watch(logits)
             candidates = self._candidates(batch, seed)
             loss = total = self._loss(batch, candidates, seed)
@@ -144,8 +147,8 @@ class Trainer(tf.Module):
         gradients = tape.gradient(total, [*variables, *logits])
         self.optimiser.learning_rate.assign(learning_rate)
         self.optimiser.apply_gradients(zip(gradients[: len(variables)], variables, strict=True))
-        if self.gates is not None:
-            self.gates.apply(gradients[len(variables) :], occurrences(self.model, batch))
+        if moved is not None:
+            moved.apply(gradients[len(variables) :], occurrences(self.model, batch))
         if self.queue is not None:
             self.queue.push(candidates, tf.random.fold_in(seed, 3))
         self.step.assign_add(1)

@@ -261,7 +261,18 @@ def test_nonsense_settings_are_refused():
     """A rewind point beyond the search, and a penalty given twice or not at all."""
     good = {"mode": "field", "penalty": 0.01}
     GatesConfig.model_validate(good)
-    for bad in ({"rewind_epoch": 6}, {"kappa": 1.0}, {"penalty": None}, {"search_epochs": 1}, {"epsilon": 0}):
+    GatesConfig.model_validate(good | {"warmup_epochs": 4, "rewind_epoch": 9})
+    assert GatesConfig.model_validate(good | {"warmup_epochs": 4}).epochs == 10
+    assert "warmup_epochs" not in GatesConfig.model_validate(good).model_dump()  # else all older runs would be others
+    for bad in (
+        {"rewind_epoch": 6},
+        {"warmup_epochs": 4, "rewind_epoch": 10},
+        {"warmup_epochs": -1},
+        {"kappa": 1.0},
+        {"penalty": None},
+        {"search_epochs": 1},
+        {"epsilon": 0},
+    ):
         with pytest.raises(ValueError):
             GatesConfig.model_validate(good | bad)
     assert GatesConfig.model_validate({"mode": "field", "kappa": 2.0}).penalty_for(1000) == pytest.approx(0.002)

@@ -46,6 +46,16 @@ def test_the_schedule_is_the_law(search: GateSearch) -> None:
     assert found[0] == 1.0 and found[-1] == pytest.approx(200.0)
 
 
+@BOTH
+def test_a_warm_up_comes_first_at_temperature_1_and_moves_the_law(search: GateSearch) -> None:
+    warm = replace(search, warmup=2)
+    assert [warm.rests(epoch) for epoch in range(5)] == [True, True, False, False, False]
+    assert {warm.temperature(epoch, step) for epoch in range(2) for step in range(40)} == {1.0}
+    found = [warm.temperature(epoch, step) for epoch in range(2, 5) for step in range(40)]
+    np.testing.assert_allclose(found, law(200.0, 3, 40, "step" if search.by_step else "epoch"), rtol=1e-12)
+    assert unused_gate(warm) == unused_gate(search)
+
+
 def unused(search: GateSearch) -> np.ndarray:
     """Adam on the slope of the penalty alone, step by step, float64: the logit after each epoch."""
     logit, mean, square, after = search.start, 0.0, 0.0, []
@@ -101,6 +111,10 @@ def test_a_million_gates_meet_the_same_temperatures(search: GateSearch) -> None:
     np.testing.assert_allclose(gates.logits.numpy()[[0, 5, 7, 9, -1]], unused(search)[-1], atol=2e-4)
 
 
+RESTING = -1.0
+"""In place of the temperature of a step that moves no gate."""
+
+
 class Stopped(Exception):
     """Stands for SIGKILL."""
 
@@ -108,17 +122,21 @@ class Stopped(Exception):
 def spy(monkeypatch: pytest.MonkeyPatch, module: object, seen: list[float], stop_at: int) -> None:
     """In the place of the module's training step: note the temperature of the gates and learn nothing."""
 
-    def step(trainer: object, *_: object) -> tf.Tensor:
+    def step(trainer: object, *arguments: object) -> tf.Tensor:
         if trainer.gates is not None:  # type: ignore[attr-defined]
             if len(seen) == stop_at:
                 raise Stopped
-            seen.append(float(trainer.gates.gates[0].temperature))  # type: ignore[attr-defined]
+            rests = arguments[-1]
+            seen.append(RESTING if rests else float(trainer.gates.gates[0].temperature))  # type: ignore[attr-defined]
         return tf.constant(0.5)
 
     monkeypatch.setattr(module.Trainer, "train_step", step)  # type: ignore[attr-defined]
 
 
-GATES = {"mode": "value-dense", "penalty": 1e-3, "learning_rate": 0.1, "search_epochs": 3, "final_temperature": 50.0}
+GATES = {"mode": "value-dense", "penalty": 1e-3, "learning_rate": 0.1, "final_temperature": 50.0} | {
+    "warmup_epochs": 2,
+    "search_epochs": 3,
+}
 
 
 def search_of_towers(dataset: Path, folder: Path, by: str) -> None:
@@ -145,16 +163,18 @@ def search_of_ranker(dataset: Path, folder: Path, by: str) -> None:
 def test_every_step_of_the_loops_sees_it(
     tiny_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: object, search: Callable, by: str
 ) -> None:
-    """By step, stopped in the second epoch and run again, a loop goes on at the temperature of its step."""
+    """After two epochs of warm-up. By step, stopped in the search's second epoch and run again, a loop goes on at the
+    temperature of its step."""
     whole: list[float] = []
     spy(monkeypatch, module, whole, stop_at=-1)
     search(tiny_dataset, tmp_path / "whole", by)
-    steps = len(whole) // 3
-    assert steps > 4 and len(whole) == 3 * steps
-    np.testing.assert_allclose(whole, law(50.0, 3, steps, by), rtol=1e-6)
+    steps = len(whole) // 5
+    assert steps > 4 and len(whole) == 5 * steps
+    assert whole[: 2 * steps] == [RESTING] * (2 * steps)
+    np.testing.assert_allclose(whole[2 * steps :], law(50.0, 3, steps, by), rtol=1e-6)
     if by == "epoch":
         return  # tests of both jobs kill these
-    stop = steps + 3
+    stop = 3 * steps + 3
     parts: list[float] = []
     spy(monkeypatch, module, parts, stop_at=stop)
     with pytest.raises(Stopped):

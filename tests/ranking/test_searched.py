@@ -13,7 +13,7 @@ from recsys.config.gates import GatesConfig
 from recsys.config.ranking import RankingConfig
 from recsys.dataset_folder import DatasetFolder
 from recsys.errors import UserError
-from recsys.features.gate_schedule import fewest_updates
+from recsys.features.gate_schedule import fewest_updates, of_one_occurrence
 from recsys.ranking.calibration import IDENTITY
 from recsys.ranking.job import _calibrations, _searched, rank
 from recsys.ranking.occurrences import live_interactions
@@ -132,7 +132,7 @@ def test_it_says_what_a_lazy_search_cannot_close(
     gates = {"mode": "value-lazy", "fields": ("user", "club"), "learning_rate": 0.01}
     bench = bench_of(shop, tmp_path, gates=gates, train={"batch_size": 16})
     gates = bench.config.gates
-    needed = fewest_updates(bench.search_settings(gates))
+    needed = fewest_updates(of_one_occurrence(bench.search_settings(gates), bench.rows))
     counts = np.concatenate([bench.counts[bench.spec.part(name)] for name in ("user", "club")])
     rare, seen = int(((counts > 0) & (counts < needed)).sum()), int((counts > 0).sum())
     assert 0 < rare < seen and bench.counts[bench.spec.part("item")].min() < needed

@@ -94,6 +94,36 @@ def test_gradients_of_the_shared_lookup_are_those_of_plain_lookups():
     np.testing.assert_allclose(found[0][1], found[1][1], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("mode", ["value-dense", "value-lazy"])
+def test_a_resting_gate_stays_while_weights_move_as_without_gates(mode: str):
+    """The warm-up: to the last bit the steps of a model without gates, and the search's clock has not begun."""
+    trainer, plain = ranker_and_step("deepfm", mode), ranker_and_step("deepfm", None)
+    for _ in range(3):
+        trainer.train_step(batch(), True)
+        plain.train_step(batch())
+    assert (trainer.gates.gates[0].logits.numpy() == 0.5).all() and int(trainer.gates.clock) == 0
+    for one, other in zip(trainer.model.learned, plain.model.learned, strict=True):
+        np.testing.assert_allclose(one.numpy(), other.numpy(), atol=1e-6)
+    trainer.train_step(batch(), False)
+    trainer.gates.settle()
+    assert (trainer.gates.gates[0].logits.numpy() != 0.5).any()
+
+
+def test_a_lazy_step_prices_rows_by_their_share_of_the_batch():
+    """Weights of zero have no gradient: what is left is the price, lambda x occurrences / rows x the slope at 0.5."""
+    trainer = ranker_and_step("fm", "value-lazy")
+    trainer.model.table.table.assign(tf.zeros_like(trainer.model.table.table))
+    data = batch()
+    trainer.train_step(data)
+    rows = [trainer.model.layer.single_rows(data["features"]).numpy().ravel()]
+    rows += [trainer.model.layer.list_rows(data["features"]["words"], trainer.model.spec.lists[0])[1].numpy()]
+    share = np.bincount(np.concatenate(rows), minlength=ROWS) / 32
+    assert share.max() > 1 / 32
+    mean = trainer.gates.state[0][0].numpy()[:, 0]
+    soft = 1 / (1 + np.exp(-0.5))
+    np.testing.assert_allclose(mean, 0.1 * SEARCH.penalty * share * soft * (1 - soft), rtol=1e-5)
+
+
 def test_rows_outside_the_batch_rest_and_gates_outside_it_catch_up():
     trainer = ranker_and_step("deepfm", "value-dense")
     first = trainer.model.table.table.numpy()

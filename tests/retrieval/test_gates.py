@@ -403,7 +403,7 @@ KILLED = {
     "loss": {"frequencies": "streaming", "cross_batch_negatives": 40},
     "epochs": 2,
     "refit_on_validation": True,
-    "gates": {"mode": "value-dense", **QUICK, "search_epochs": 3},
+    "gates": {"mode": "value-dense", **QUICK, "search_epochs": 3, "warmup_epochs": 1},
 }
 
 CHILD = """

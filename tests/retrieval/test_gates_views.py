@@ -88,6 +88,25 @@ def test_the_step_gives_gates_the_gradient_of_the_second_loss(dense: bool) -> No
     assert moved[True].min() > 0.0
 
 
+@pytest.mark.parametrize("dense", [True, False])
+def test_a_resting_gate_stays_though_a_view_asks_for_it(dense: bool) -> None:
+    """The warm-up's steps: weights as in a model without a search, gates and their clock where they were."""
+    tables = []
+    for rest in (True, None):
+        model, gates = soft_model()
+        one = trainer(model, "adam", (supervised(model, weight=1.0),))
+        if rest:
+            one.gates = GateOptimiser(gates.all, FREE, dense=dense)
+        batch = {"query": {USER: tf.range(3, 9)}, "item": inputs_of(np.arange(3, 9))}
+        one.optimiser.build(model.trainable_variables)
+        one.train_step(batch, tf.constant(0.05), None, bool(rest))
+        assert (gates.tables["category"].logits.numpy() == FREE.start).all()
+        tables.append([variable.numpy() for variable in model.trainable_variables])
+    assert int(one.step) == 1
+    for first, second in zip(*tables, strict=True):
+        np.testing.assert_allclose(first, second, atol=1e-6)
+
+
 def test_occurrences_are_those_of_the_main_batch_in_both_towers(tiny_dataset: Path) -> None:
     """Each value of a list once, padding never, ids without a row as the unseen row; the batch's size beside them."""
     model = gated_model(spec_of(tiny_dataset), hard=False, mode="value-lazy")
