@@ -66,11 +66,11 @@ class Trainer(tf.Module):
             tape.watch(searched)
             loss = self.loss(batch, seed)
         network = self.model.network_variables
-        table, rest, gates = tape.gradient(loss, ([self.model.table.table], network, searched))
+        table, others, gates = tape.gradient(loss, ([self.model.table.table], network, searched))
         # The table is looked up once, each row once (FeatureTable.look_up): so it is in the gradients.
         self.table_optimiser.apply_to_rows(table[0], self.model.table.table)
         if network:
-            self.network_optimiser.apply_gradients(zip(rest, network, strict=True))
+            self.network_optimiser.apply_gradients(zip(others, network, strict=True))
         if moved is not None:
             rows = self.model.layer.every_row(batch["features"])
             moved.apply(gates, [Occurrences(rows, tf.size(batch["labels"]))], distinct=True)
