@@ -187,7 +187,7 @@ RECIPES = {
             "fm": (
                 "ranking.train.learning_rate=0.005",
                 "ranking.train.epochs=20",
-                "ranking.train.l2_embeddings=0.0001",
+                "ranking.train.l2_embeddings=0.00003",
             ),
         }
         | dict.fromkeys(
