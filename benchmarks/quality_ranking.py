@@ -34,7 +34,12 @@ from recsys.ranking.plots import ratio_against_auc
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = Path("runs") / "quality-ranking"
-QUICK = ("ranking.train.epochs=1", "ranking.gates.search_epochs=2", "ranking.gates.learning_rate=0.05")
+QUICK = (
+    "ranking.train.epochs=1",
+    "ranking.gates.warmup_epochs=0",
+    "ranking.gates.search_epochs=2",
+    "ranking.gates.learning_rate=0.05",
+)
 RESULT_FORMAT = 2
 NOTE = {
     "frappe": "train negatives resampled",

@@ -140,7 +140,7 @@ def simulate(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = 
 
 def show_config(config: ConfigPath, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Check a configuration and print it in full, with every default."""
-    resolved = read_config(config, overrides).model_dump(mode="json")
+    resolved = read_config(config, overrides).every_setting()
     if as_json:
         print_json(resolved)
         return

@@ -44,6 +44,8 @@ class GatesConfig(Section):
     def _complete(self) -> "GatesConfig":
         if (self.penalty is None) == (self.kappa is None):
             raise ValueError("give one of 'penalty' and 'kappa' (penalty = kappa / training examples)")
+        if self.fields == ():
+            raise ValueError("'fields: []' gates nothing: name fields, or leave it out for all")
         if self.rewind_epoch >= self.epochs:
             raise ValueError(
                 f"'rewind_epoch: {self.rewind_epoch}' must be less than 'search_epochs: {self.search_epochs}'"

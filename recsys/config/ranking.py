@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from recsys.config.base import Device, Section
 from recsys.config.gates import GatesConfig
@@ -53,6 +53,14 @@ class RankerConfig(Section):
     """Before each hidden layer's ReLU."""
     initial_scale: float | None = Field(default=None, gt=0.0)
     """Standard deviation of the embeddings' initial values; None: Xavier-uniform over the whole table."""
+
+    @field_validator("features")
+    @classmethod
+    def _once(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        twice = sorted({name for name in names or () if (names or ()).count(name) > 1})
+        if twice:
+            raise ValueError(f"{twice} stand there twice; a field is read once")
+        return names
 
 
 class NegativesConfig(Section):
@@ -158,6 +166,14 @@ class RankingConfig(Section):
     def _consistent(self) -> "RankingConfig":
         if self.gates is None and (self.kappas or self.controls):
             raise ValueError("'kappas' and 'controls' belong to a search: give 'gates', or leave them out")
+        if self.gates is not None and self.kappas and self.gates.penalty is not None:
+            raise ValueError("'kappas' are instead of the price in 'gates': give 'gates.kappa', not 'gates.penalty'")
+        negatives = self.train.negatives
+        if negatives is not None and negatives.per_positive >= self.train.batch_size:
+            raise ValueError(
+                f"'train.negatives.per_positive: {negatives.per_positive}' does not fit into "
+                f"'train.batch_size: {self.train.batch_size}', a positive and its negatives together"
+            )
         if "click" in self.tasks:
             raise ValueError("'tasks.click': the click is always a task, its label is the event's; take another name")
         if self.train.negatives is not None and any(task.of == "impressions" for task in self.tasks.values()):

@@ -60,7 +60,7 @@ class GateSearch:
 def unused_gate(search: GateSearch) -> list[float]:
     """The logit after each epoch (past the warm-up) of a gate that no example needs: Adam on the penalty's slope alone.
 
-    Where only values of the batch are penalised, this is a value that is in every batch; a rarer one moves less.
+    Where occurrences have their price, this is a value that every row has; a rarer one moves less.
     """
     logit, mean, square, step, temperature = search.start, 0.0, 0.0, 0, 1.0
     after = []
@@ -79,42 +79,42 @@ def unused_gate(search: GateSearch) -> list[float]:
     return after
 
 
-def fewest_updates(search: GateSearch) -> int:
-    """The fewest updates an epoch, spread over it evenly, with which a gate that no example needs closes.
+def fewest_occurrences(search: GateSearch, examples: int) -> int:
+    """The fewest occurrences in training, spread evenly, with which a value that no example needs closes in time, where
+    occurrences have their price.
 
-    Where only values of the batch are penalised, a value that occurs less often stays open, needed or not. At most
-    `epoch_steps`, which `require_closable` has found to be enough.
+    A value that occurs n times moves in n steps of an epoch at the price of one occurrence in a batch; from n =
+    `epoch_steps` on at every step, at the price of n / `epoch_steps`. At most `examples` (a value of every row), which
+    `require_closable` has found to be enough.
     """
+    once = search.penalty * search.epoch_steps / examples
 
-    def closes(updates: int) -> bool:
-        return unused_gate(replace(search, epoch_steps=updates))[-1] <= 0.0
+    def closes(occurrences: int) -> bool:
+        a_step = max(1.0, occurrences / search.epoch_steps)
+        steps = min(occurrences, search.epoch_steps)
+        return unused_gate(replace(search, epoch_steps=steps, penalty=once * a_step))[-1] <= 0.0
 
     most = 1
-    while most < search.epoch_steps and not closes(most):
+    while most < examples and not closes(most):
         most *= 2
-    most = min(most, search.epoch_steps)
+    most = min(most, examples)
     return bisect_left(range(most), True, lo=most // 2, key=closes)
 
 
-def of_one_occurrence(search: GateSearch, examples: int) -> GateSearch:
-    """The search as a value meets it that a batch has but once, where occurrences have their price; of `examples`."""
-    return replace(search, penalty=search.penalty * search.epoch_steps / examples)
-
-
-def too_rare_to_close(search: GateSearch, counts: np.ndarray, path: str, of: str = "") -> str | None:
+def too_rare_to_close(search: GateSearch, counts: np.ndarray, examples: int, path: str, of: str = "") -> str | None:
     """Of how many values a lazy search moves the gates too seldom to close, in words for the terminal; None of none.
 
-    `counts` `[values]` are their occurrences in training: a gate moves in the steps whose batch has its value. Values
-    too rare for that stay open, needed or not. `path` is the configuration section's, `of` says whose values they are.
+    `counts` `[values]` are their occurrences in the training `examples`. Values too rare stay open, needed or not.
+    `path` is the configuration section's, `of` says whose values they are.
     """
     if search.penalty == 0.0:
         return None
-    needed = fewest_updates(search)
+    needed = fewest_occurrences(search, examples)
     rare = int(np.sum(counts < needed))
     if not rare:
         return None
     return (
-        f"{path}: {rare:,} of {len(counts):,} values{of} occur fewer than {needed} times in training and stay open, "
+        f"{path}: {rare:,} of {len(counts):,} values{of} occur fewer than {needed:,} times in training and stay open, "
         "needed or not. Raise learning_rate or search_epochs to reach more of them."
     )
 

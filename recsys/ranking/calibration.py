@@ -72,7 +72,9 @@ def fit_platt(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray | None
     """Logistic regression of the labels on the logit (Platt, 1999) by Newton's method with step halving.
 
     Lin, Lin and Weng, 2007. Targets are (positives + 1) / (positives + 2) and 1 / (negatives + 2) instead of 1 and 0,
-    so that even logits that separate the labels have a finite answer. Raises ValueError where there are no rows.
+    so that even logits that separate the labels have a finite answer. The slope is at least 0: logits that are worse
+    than chance on these rows get the base rate, rather than their order turned. Raises ValueError where there are no
+    rows.
     """
     logits, labels, weights = _rows(logits, labels, weights)
     positives = float(weights @ labels)
@@ -84,7 +86,8 @@ def fit_platt(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray | None
         z = design @ guess
         return float(weights @ (np.logaddexp(0.0, z) - targets * z))
 
-    found = np.array([0.0, np.log((positives + 1) / (negatives + 1))])
+    base = np.log((positives + 1) / (negatives + 1))
+    found = np.array([0.0, base])
     value = loss(found)
     for _ in range(_NEWTON_STEPS):
         likely = sigmoid(design @ found)
@@ -99,7 +102,7 @@ def fit_platt(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray | None
             size /= 2
         found = found - size * step
         value = loss(found)
-    return Platt(float(found[0]), float(found[1]))
+    return Platt(float(found[0]), float(found[1])) if found[0] > 0.0 else Platt(0.0, float(base))
 
 
 def fit_isotonic(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> Isotonic:

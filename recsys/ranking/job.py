@@ -25,14 +25,14 @@ from recsys.ranking.model import Ranker
 from recsys.ranking.pruning import prune
 from recsys.ranking.seeds import named_seed
 from recsys.ranking.selection import Candidate, as_logits, at_random, choose, most_frequent
-from recsys.ranking.tasks import CLICK, CalibratedTask
+from recsys.ranking.tasks import CLICK, CalibratedTask, labels_of
 from recsys.ranking.value_report import ValueSet, write_value_tables, written_report
 from recsys.ranking.workbench import Outcome, Workbench
 from recsys.retrieval import MODEL_FORMAT, MODEL_KIND
 from recsys.retrieval.checkpoints import CheckpointFolder
 from recsys.retrieval.display import training_display
 from recsys.retrieval.export import write_json
-from recsys.schema import FIRST_VALUE_ID, RETRIEVAL_SCORE, SPLITS
+from recsys.schema import FIRST_VALUE_ID, RETRIEVAL_SCORE, SPLITS, Kind, Side
 
 MODEL = "model"
 REPORT = "ranking.json"
@@ -65,6 +65,10 @@ def check(dataset: DatasetFolder, config: RankingConfig, seed: int) -> None:
     without = config.model_copy(update={"model": model, "retrieval_score": False})
     with TemporaryDirectory() as nothing:
         bench = Workbench(dataset, without, seed, CheckpointFolder(Path(nothing), ""))
+    if len(_kappas(config)) > 1:
+        labels = labels_of(dataset, SPLITS[1])
+        if not (labels and (len(labels) == 2 or (config.train.negatives is not None and 1.0 in labels))):
+            raise _nothing_to_judge_by(dataset)
     for one in _kappas(config):
         bench.search_settings(one)
         if not config.retrieval_score:
@@ -101,6 +105,7 @@ def rank(
         bench = Workbench(dataset, config, seed, folder, display, Path(logs), retrieval_model)
         neutral = _neutral(dataset, config)
         chosen = _plain(bench) if config.gates is None else _searched(bench, config.gates)
+        _require_some_kept(bench, chosen)
         model = bench.ranker(chosen.outcome, chosen.gates)
         calibration, tasks = _calibrations(bench, model)
     exported = prune(model) if model.gates is not None else model
@@ -126,6 +131,23 @@ def rank(
     return open_artifact(output, RANKER_KIND, RANKER_FORMAT)
 
 
+def _require_some_kept(bench: Workbench, chosen: _Chosen) -> None:
+    """Raise UserError where a search has closed all there is: what is left scores every item alike."""
+    if chosen.gates is None or bench.kept_ratio(chosen.outcome.gates, chosen.gates) > 0.0:
+        return
+    raise UserError(
+        f"ranking.gates: the search closed every value at penalty {chosen.gates.penalty_for(bench.rows):.3g}, so the "
+        "ranker would score all items alike; lower the penalty, or give smaller 'kappas'."
+    )
+
+
+def _nothing_to_judge_by(dataset: DatasetFolder) -> UserError:
+    return UserError(
+        "ranking.kappas: which set of values is as good as the best is told by the AUC on validation rows, but "
+        f"{dataset.path} has none with both labels; give one 'gates.kappa', or split off a validation part."
+    )
+
+
 def _id_of(model: Path | None) -> str | None:
     return None if model is None else open_artifact(model, MODEL_KIND, MODEL_FORMAT).artifact_id
 
@@ -144,10 +166,7 @@ def _searched(bench: Workbench, gates: GatesConfig) -> _Chosen:
     if told is not None:
         print(told, file=sys.stderr, flush=True)
     if len(several) > 1 and bench.judge is None:
-        raise UserError(
-            "ranking.kappas: which set of values is as good as the best is told by the AUC on validation rows, but "
-            f"{bench.dataset.path} has none with both labels; give one 'gates.kappa', or split off a validation part."
-        )
+        raise _nothing_to_judge_by(bench.dataset)
     # What a phase ended with is as large as the table: it is read back rather than kept while others run.
     sets = [_tried(bench, place, one) for place, one in enumerate(several)]
     found = [Candidate(one.kappa or 0.0, one.kept_ratio, one.validation_auc or 0.0) for one in sets]
@@ -230,10 +249,16 @@ def _neutral(dataset: DatasetFolder, config: RankingConfig) -> dict[str, int]:
     if config.position is None:
         return {}
     name, raw = config.position.field, config.position.neutral
-    if name not in dataset.schema.vocabularies:
+    possible = [one.name for one in dataset.schema.of(Side.CONTEXT, Kind.CATEGORICAL)]
+    if name not in possible:
         raise UserError(
-            f"ranking.position.field: '{name}' is no categorical field of the data set; those with a vocabulary are "
-            f"{list(dataset.schema.vocabularies)}."
+            f"ranking.position.field: '{name}' is no categorical context field of the data set; those are {possible}. "
+            "All candidates of a request are scored at one position, so it cannot be a field of user or item."
+        )
+    if config.model.features is not None and name not in config.model.features:
+        raise UserError(
+            f"ranking.position.field: the ranker does not read '{name}', so no click is told from where it was shown; "
+            "add it to ranking.model.features, or leave 'position' out."
         )
     import pyarrow as pa
 

@@ -116,7 +116,7 @@ class Phase:
             self.trainer.gates.settle()
         gates = self.trainer.model.gates
         if gates is not None:
-            record["open_gates"] = float(kept(gates.logits.numpy()).mean())
+            record["open_gates"] = float(kept(gates.logits.numpy())[self._counted()].mean())
         examples = self.bench.judge
         if examples is not None:
             logits = self.live.every(examples.features)
@@ -136,6 +136,14 @@ class Phase:
             progress.finished |= late and self.rewind_epoch is None
         progress.epochs.append(record)
         self._log(progress.epoch, record)
+
+    def _counted(self) -> np.ndarray:
+        """Which gates are in force: of fields those that have one, of values those that occur in training too."""
+        model = self.trainer.model
+        if model.layer.field_gates is not None:
+            return model.layer.gated
+        gated = model.table.gated
+        return self.bench.values if gated is None else self.bench.values & gated.numpy()
 
     def _end(self, progress: Progress) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         arrays = {f"learned:{key}": value for key, value in self._learned().items()}

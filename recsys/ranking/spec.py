@@ -149,6 +149,11 @@ def ranker_spec(
                 f"ranking.model.{where}: the data set has no field '{name}'; it has {sorted(known)} ('user' and 'item' "
                 "are the ids)."
             )
+    for name in config.numeric.fields:
+        field = known.get(name)
+        if name != RETRIEVAL_SCORE and (field is None or not _is_numeric(field)):
+            numbers = sorted(one.name for one in schema.fields if one.is_input and _is_numeric(one))
+            raise UserError(f"ranking.model.numeric.fields: '{name}' is no number; numbers are {numbers}.")
     fields, tables = [], dict[str, TableSpec]()
     for name in names:
         field = known[name]
@@ -169,14 +174,20 @@ def ranker_spec(
         raise UserError("ranking.model.history: 'attention' compares with the candidate; add 'item' to features.")
     if not ordered:
         raise UserError("ranking.model.features: the ranker reads nothing; name at least one field.")
+    of_item = {one.side is Side.ITEM for one in ordered}
+    if config.backbone == "two_tower" and len(of_item) < 2:
+        lacking = "the query (user or context)" if of_item == {True} else "the item"
+        raise UserError(f"ranking.model.features: 'two_tower' has a tower for each side; name a field of {lacking}.")
     return RankerSpec(config, tuple(ordered), tuple(tables.values()))
 
 
+def _is_numeric(field: Field) -> bool:
+    """Whether it is read as a number."""
+    return field.kind is Kind.NUMERIC or (field.kind is Kind.POINT_IN_TIME and field.statistic is not Statistic.CLUSTER)
+
+
 def _field(field: Field, dataset: DatasetFolder, config: RankerConfig) -> tuple[FieldSpec, TableSpec]:
-    numeric = field.kind is Kind.NUMERIC or (
-        field.kind is Kind.POINT_IN_TIME and field.statistic is not Statistic.CLUSTER
-    )
-    if not numeric:
+    if not _is_numeric(field):
         table = table_spec(field, dataset)
         reading = Reading.ID
         if field.kind is Kind.MULTI_VALUED:

@@ -44,13 +44,15 @@ class Trainer(tf.Module):
         scored = self.model(batch["features"], seed)
         logits = scored.logits - batch["offsets"]
         losses = tf.nn.sigmoid_cross_entropy_with_logits(labels=batch["labels"], logits=logits)
-        loss = tf.reduce_sum(batch["weights"] * losses) / tf.reduce_sum(batch["weights"])
+        rows_weigh = tf.reduce_sum(batch["weights"])
+        # Rows may weigh 0, and a small batch may hold no others: it teaches nothing.
+        loss = tf.math.divide_no_nan(tf.reduce_sum(batch["weights"] * losses), rows_weigh)
         for name, weight in self.tasks.items():
             unknown = tf.math.is_nan(batch["outcomes"][name])
             labels = tf.where(unknown, 0.0, batch["outcomes"][name])
             rows = tf.nn.sigmoid_cross_entropy_with_logits(labels=labels, logits=scored.tasks[name])
             weights = tf.where(unknown, 0.0, batch["weights"])
-            loss += weight * tf.reduce_sum(weights * rows) / tf.reduce_sum(batch["weights"])
+            loss += weight * tf.math.divide_no_nan(tf.reduce_sum(weights * rows), rows_weigh)
         return loss
 
     @tf.function(reduce_retracing=True)

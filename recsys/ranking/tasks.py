@@ -30,6 +30,32 @@ def outcome(task: TaskConfig, table: pa.Table, labels: np.ndarray) -> np.ndarray
     return np.where(labels > 0, values, np.float32(np.nan)) if task.of == "clicks" else values
 
 
+def check_labels(dataset: DatasetFolder, config: RankingConfig) -> None:
+    """Raise UserError where the training rows are all clicks, or none is, and no negatives are drawn.
+
+    A ranker of such rows learns that all is clicked. Reads one column, file by file, until both labels were met.
+    """
+    if config.train.negatives is not None:
+        return
+    found = labels_of(dataset, SPLITS[0])
+    if len(found) < 2:
+        only = "clicks (label 1)" if found == {1.0} else "rows without a click (label 0)"
+        raise UserError(
+            f"ranking.train.negatives: the training part of {dataset.path} has {only} only, so there is nothing to "
+            "tell apart. Let negatives be drawn ('negatives: {per_positive: 4}'), or make impressions the events."
+        )
+
+
+def labels_of(dataset: DatasetFolder, split: str) -> set[float]:
+    """Which labels a part has, read until both were met."""
+    found = set[float]()
+    for file in dataset.event_files(split):
+        found |= set(np.unique(read_parquet(file, [LABEL])[LABEL].to_numpy()).astype(float).tolist())
+        if len(found) > 1:
+            break
+    return found
+
+
 def check_tasks(dataset: DatasetFolder, config: RankingConfig) -> None:
     """Raise UserError where a task's labels are missing, are not 0 and 1, or cannot teach what is asked for.
 

@@ -18,7 +18,7 @@ from recsys.config.ranking import RankingConfig
 from recsys.dataset_folder import DatasetFolder
 from recsys.errors import UserError
 from recsys.features.gate_optimiser import GateOptimiser
-from recsys.features.gate_schedule import GateSearch, of_one_occurrence, require_closable, too_rare_to_close
+from recsys.features.gate_schedule import GateSearch, require_closable, too_rare_to_close
 from recsys.features.gates import Gates, kept
 from recsys.ranking.examples import ExampleMaker, Examples, positives_per_batch, split_examples, training_scores
 from recsys.ranking.model import Ranker
@@ -28,7 +28,7 @@ from recsys.ranking.retrieval_score import open_scores, score_report
 from recsys.ranking.seeds import named_seed
 from recsys.ranking.spec import RankerSpec, ranker_spec
 from recsys.ranking.step import Trainer
-from recsys.ranking.tasks import check_tasks
+from recsys.ranking.tasks import check_labels, check_tasks
 from recsys.retrieval.checkpoints import Checkpoint, CheckpointFolder
 from recsys.retrieval.display import Display
 from recsys.retrieval.shards import EventReader, scan_positives
@@ -79,6 +79,7 @@ class Workbench:
         train = self.config.train
         drawn = train.negatives
         events = scan_positives(self.dataset, SPLITS[:1], all_labels=drawn is None)
+        check_labels(self.dataset, self.config)
         check_tasks(self.dataset, self.config)
         scores, learned = None, None
         self.score_report: dict[str, Any] | None = None
@@ -189,8 +190,7 @@ class Workbench:
             by_step=config.temperature_by == "step",
             warmup=config.warmup_epochs,
         )
-        lazy = config.mode == "value-lazy"
-        require_closable(of_one_occurrence(found, self.rows) if lazy else found, "ranking.gates")
+        require_closable(found, "ranking.gates")
         return found
 
     def rare_values(self, config: GatesConfig) -> str | None:
@@ -201,8 +201,7 @@ class Workbench:
         if config.mode != "value-lazy":
             return None
         counts = self.counts[self.values & self.gated(config)]
-        search = of_one_occurrence(self.search_settings(config), self.rows)
-        return too_rare_to_close(search, counts, "ranking.gates")
+        return too_rare_to_close(self.search_settings(config), counts, self.rows, "ranking.gates")
 
     def search(self, name: str, config: GatesConfig) -> Outcome:
         """Train weights and gates together; `Outcome.gates` decide, `Outcome.rewind` is where to go on from."""

@@ -13,7 +13,7 @@ from recsys._tensorflow import tf
 from recsys.config.gates import GatesConfig
 from recsys.dataset_folder import DatasetFolder
 from recsys.features.gate_optimiser import GateOptimiser, Occurrences
-from recsys.features.gate_schedule import GateSearch, of_one_occurrence, require_closable, too_rare_to_close
+from recsys.features.gate_schedule import GateSearch, require_closable, too_rare_to_close
 from recsys.features.gates import gates_name, kept
 from recsys.features.ragged import as_ragged
 from recsys.retrieval.gates import TowerGates, open_shares
@@ -83,8 +83,7 @@ def gate_stage(model: TwoTower, config: GatesConfig, examples: int, epoch_steps:
         by_step=config.temperature_by == "step",
         warmup=config.warmup_epochs,
     )
-    lazy = config.mode == "value-lazy"
-    require_closable(of_one_occurrence(search, examples) if lazy else search, "train.gates")
+    require_closable(search, "train.gates")
     optimiser = GateOptimiser(gates.all, search, dense=config.mode == "value-dense")
     return GateStage(model, gates, search, config.rewind_epoch, optimiser)
 
@@ -96,12 +95,11 @@ def rare_values(stage: GateStage, config: GatesConfig, dataset: DatasetFolder, e
     """
     if config.mode != "value-lazy":
         return {}
-    search = of_one_occurrence(stage.search, examples)
     told = {}
     for name in stage.gates.tables:
         if name in dataset.schema.vocabularies:
             counts = dataset.vocabulary(name).table["count"].to_numpy()
-            told[name] = too_rare_to_close(search, counts, "train.gates", f" of '{name}'")
+            told[name] = too_rare_to_close(stage.search, counts, examples, "train.gates", f" of '{name}'")
     return {name: words for name, words in told.items() if words is not None}
 
 

@@ -70,6 +70,10 @@ def test_config_prints_every_default_and_overrides(tmp_path: Path) -> None:
     assert printed["serve"]["default_k"] == 10 and printed["index"]["type"] == "flat"
     assert "Next: recsys run" in outcome.err and "--set serve.port=8123" in outcome.err
     assert json.loads(recsys("config", config_file(tmp_path), "--json").out)["name"] == "mine"
+    # Those too that tell no runs apart at their default.
+    ranking = "ranking={gates: {mode: value-dense, kappa: 1}}"
+    found = json.loads(recsys("config", config_file(tmp_path), "--json", "--set", ranking).out)["ranking"]
+    assert found["gates"]["warmup_epochs"] == 0 and found["tasks"] == {}
 
 
 @pytest.mark.parametrize(

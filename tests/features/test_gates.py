@@ -8,7 +8,7 @@ from recsys.config.gates import GatesConfig
 from recsys.errors import UserError
 from recsys.features.embedding import EmbeddingTable
 from recsys.features.gate_optimiser import GateOptimiser, Occurrences
-from recsys.features.gate_schedule import GateSearch, fewest_updates, require_closable, unused_gate
+from recsys.features.gate_schedule import GateSearch, fewest_occurrences, require_closable, unused_gate
 from recsys.features.gates import Gates, open_share
 from recsys.features.pruning import CLOSED_ROW, prune_table, pruned_rows
 from recsys.features.spec import TableSpec, full_table
@@ -205,13 +205,23 @@ def test_an_unused_gate_goes_where_the_specification_says(
             require_closable(search, "train.gates")
 
 
-@pytest.mark.parametrize("rate", [1e-3, 3e-3, 1e-2, 0.1, 0.6])
-def test_the_fewest_updates_that_close_a_gate(rate: float):
-    """As trying every number of them finds: with that many it closes, with one less it does not."""
-    search = change(learning_rate=rate, epoch_steps=400)
-    needed = fewest_updates(search)
-    tried = [unused_gate(change(learning_rate=rate, epoch_steps=steps))[-1] <= 0 for steps in range(1, 400)]
-    assert needed == (tried.index(True) + 1 if any(tried) else 400)
+@pytest.mark.parametrize(
+    ("rate", "epsilon"),
+    [(1e-3, 1e-8), (3e-3, 1e-8), (1e-2, 1e-8), (0.1, 1e-8), (0.6, 1e-8), (3e-3, 1e-4), (3e-3, 4e-4)],
+)
+def test_the_fewest_occurrences_that_close_a_gate(rate: float, epsilon: float):
+    """As the recursion of a value with so many and with one less: 100 steps of 32 rows, a price an occurrence. Where
+    Adam's epsilon is large beside that price, a value has to occur several times a batch."""
+    search = change(learning_rate=rate, epsilon=epsilon)
+    needed = fewest_occurrences(search, 3200)
+
+    def ends_at(occurrences: int) -> float:
+        steps, share = min(occurrences, 100), max(occurrences / 100, 1.0) / 32
+        return unused_gate(change(learning_rate=rate, epsilon=epsilon, epoch_steps=steps, penalty=0.01 * share))[-1]
+
+    assert ends_at(needed) <= 0 < ends_at(needed - 1) if needed > 1 else ends_at(1) <= 0
+    assert ends_at(3200) == unused_gate(search)[-1] <= 0
+    assert (needed > 100) == (epsilon == 4e-4)
 
 
 def test_the_optimiser_moves_an_unused_gate_as_foreseen():

@@ -13,7 +13,7 @@ from recsys.config.gates import GatesConfig
 from recsys.config.ranking import RankingConfig
 from recsys.dataset_folder import DatasetFolder
 from recsys.errors import UserError
-from recsys.features.gate_schedule import fewest_updates, of_one_occurrence
+from recsys.features.gate_schedule import fewest_occurrences
 from recsys.ranking.calibration import IDENTITY
 from recsys.ranking.job import _calibrations, _searched, rank
 from recsys.ranking.occurrences import live_interactions
@@ -122,6 +122,15 @@ def test_controls_keep_as_much_and_start_where_the_chosen_set_did() -> None:
     assert config.mode == "field" and start == "rewind of control-field-search" and (gates > 0).sum() == 3
 
 
+def test_controls_of_values_have_gates_of_values_where_fields_were_searched() -> None:
+    bench = scripted(gates={**GATES, "mode": "field"}, controls=["frequency", "random"])
+    _searched(bench, bench.config.gates)
+    modes = {name: trained[0].mode for name, trained in bench.trained.items()}
+    assert modes == {"train-0": "field", "train-1": "field"} | dict.fromkeys(
+        ("control-frequency", "control-random"), "value-dense"
+    )
+
+
 def test_it_says_what_a_lazy_search_cannot_close(
     shop: DatasetFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -132,7 +141,7 @@ def test_it_says_what_a_lazy_search_cannot_close(
     gates = {"mode": "value-lazy", "fields": ("user", "club"), "learning_rate": 0.01}
     bench = bench_of(shop, tmp_path, gates=gates, train={"batch_size": 16})
     gates = bench.config.gates
-    needed = fewest_updates(of_one_occurrence(bench.search_settings(gates), bench.rows))
+    needed = fewest_occurrences(bench.search_settings(gates), bench.rows)
     counts = np.concatenate([bench.counts[bench.spec.part(name)] for name in ("user", "club")])
     rare, seen = int(((counts > 0) & (counts < needed)).sum()), int((counts > 0).sum())
     assert 0 < rare < seen and bench.counts[bench.spec.part("item")].min() < needed

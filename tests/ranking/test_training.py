@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 
 from recsys.config.ranking import RankingConfig
@@ -38,6 +39,12 @@ def test_rows_weigh_what_their_field_says_and_positives_more(plain: DatasetFolde
     found = split_examples(bench.maker, "train", 1)
     np.testing.assert_allclose(found.weights, weights["train"] * np.where(found.labels > 0, 4.0, 1.0))
     assert "seconds" not in [one.name for one in bench.spec.fields]
+    # Drawn negatives weigh what the row weighs whose place they take.
+    drawn = bench_of(dataset, tmp_path / "d", train={**train, "negatives": {"per_positive": 2, "source": "batch"}})
+    table = drawn.maker.dataset.events("train", drawn.maker.columns)
+    found = drawn.maker.make(table.filter(pc.equal(table["label"], 1)), np.random.default_rng(0))
+    chosen = weights["train"][plain.events("train")["label"].to_numpy() == 1]
+    np.testing.assert_allclose(found.weights, np.concatenate([4.0 * chosen, chosen, chosen]))
 
 
 def test_a_row_without_a_weight_is_named(plain: DatasetFolder, tmp_path: Path) -> None:
