@@ -202,6 +202,8 @@ def main() -> None:
             console.print(f"[dim]{backbone} seed {seed}: {results[backbone][-1]['seconds']:.0f} s[/dim]")
     checks = acceptance(results, scans)
     _print(console, results, scans, checks)
+    if quick:
+        console.print("[dim]--quick shows that it runs: on so few rows none of these can be expected to hold[/dim]")
     context = {"quick": quick, "rows": rows, "seeds": seeds, "cells": results, "penalties": scans}
     document = {"figures": _figures(results), "context": context}
     if options.json:
