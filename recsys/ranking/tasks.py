@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from recsys.config.ranking import RankingConfig, TaskConfig
 from recsys.dataset_folder import DatasetFolder, read_parquet
@@ -50,7 +51,7 @@ def labels_of(dataset: DatasetFolder, split: str) -> set[float]:
     """Which labels a part has, read until both were met."""
     found = set[float]()
     for file in dataset.event_files(split):
-        found |= set(np.unique(read_parquet(file, [LABEL])[LABEL].to_numpy()).astype(float).tolist())
+        found |= {float(label) for label in pc.unique(read_parquet(file, [LABEL])[LABEL]).to_pylist()}
         if len(found) > 1:
             break
     return found

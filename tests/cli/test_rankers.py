@@ -80,6 +80,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
         ({"model": {"features": ["user", "hat"]}}, "ranking.model.features: the data set has no field 'hat'"),
         ({"position": {"field": "place", "neutral": "1"}}, "ranking.position.field: 'place'"),
+        ({"train": {}}, "ranking.train.negatives: the training part"),
         (
             {"gates": {"mode": "value-dense", "kappa": 1.0, "learning_rate": 1.0, "fields": ["hat"]}},
             "ranking.gates.fields: the ranker reads no field 'hat'",
@@ -90,6 +91,7 @@ def test_a_ranker_that_cannot_be_is_refused_before_the_towers_are_trained(
     settings: dict, said: str, shop: Path
 ) -> None:
     assert (shop.parent / "work" / "dataset").is_dir()
+    settings = {"train": {"negatives": {"source": "batch"}}, **settings}
     refused(recsys("train", shop, "--set", f"ranking={json.dumps(settings)}"), said)
     assert not (shop.parent / "work" / "model").exists()
 
@@ -98,5 +100,6 @@ def test_a_ranker_that_cannot_be_is_refused_before_the_towers_are_trained(
 def test_a_ranker_of_the_towers_score_is_not_refused_for_the_score_s_sake(features: list[str], shop: Path) -> None:
     """It reads what there is not yet: as its only field, or with a reading of its own."""
     model = {"features": features, "numeric": {"fields": {RETRIEVAL_SCORE: "quantile"}}}
-    config = RankingConfig.model_validate({"model": model, "retrieval_score": True})
+    drawn = {"negatives": {"source": "batch"}}
+    config = RankingConfig.model_validate({"model": model, "train": drawn, "retrieval_score": True})
     check(DatasetFolder.open(shop.parent / "work" / "dataset"), config, 1)

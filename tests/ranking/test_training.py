@@ -89,7 +89,7 @@ def test_every_candidate_is_scored_at_the_neutral_position(tiny_dataset: Path, t
 
 def test_a_position_that_is_not_there_is_refused(plain: DatasetFolder, tmp_path: Path) -> None:
     for position, said in (
-        ({"field": "gone"}, "ranking.position.field: 'gone' is no categorical field"),
+        ({"field": "gone"}, "ranking.position.field: 'gone' is no categorical context field"),
         ({"field": "noise_low_9", "neutral": "first"}, "ranking.position"),
         ({"field": "informative_0", "neutral": "first"}, "ranking.position.neutral: 'first' is no value"),
     ):
