@@ -119,7 +119,8 @@ def _controlled(bench: Workbench, one: _Tried, sets: list[dict[str, Any]]) -> di
     """Test figures of a set and of as many of the most frequent values, trained from the same weights."""
     assert one.search.gates is not None
     kept = bench.kept_rows(one.search.gates, one.gates) & bench.values
-    frequent = most_frequent(bench.counts, bench.values & bench.gated(one.gates), int(kept.sum()))
+    allowed = bench.values & bench.gated(one.gates)
+    frequent = most_frequent(bench.counts, allowed, int((kept & allowed).sum()))
     control = bench.train(f"frequency-{one.gates.kappa:g}", one.gates, as_logits(frequent), one.search.rewind)
     sets.append({"name": "frequency", "kept_ratio": one.ratio, "auc": control.best_auc})
     return {
