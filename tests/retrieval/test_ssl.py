@@ -335,9 +335,10 @@ def test_the_job_asks_each_step_what_is_due(
     """Counted from the start of training, over the ends of epochs."""
     taken, step = [], Trainer.train_step
 
-    def counted(self: Trainer, batch, rate, due):
+    def counted(self: Trainer, batch, rate, due, rest):
         taken.append(due)
-        return step.__get__(self, Trainer)(batch, rate, due)
+        assert not rest
+        return step.__get__(self, Trainer)(batch, rate, due, rest)
 
     monkeypatch.setattr(Trainer, "train_step", counted)
     run(tiny_dataset, tmp_path, ssl={"batch_size": 4, "every": 3}, epochs=2)
